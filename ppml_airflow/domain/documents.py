@@ -1,0 +1,381 @@
+"""The documents of the trust protocol: domain, certificates, approvals, runs, jobs, leases, receipts.
+
+Values only. Who signs each: `docs/reference/documents.md`. How each is checked: `domain.trust` for what owners sign,
+`domain.jobs` for what guest, broker and verifier compute alike. Manifests are in `sealing.manifest`, policies in
+`attestation.policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from ppml_airflow.canonical import Document, digest
+from ppml_airflow.signing import PublicKey, SignedDocument
+from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath
+
+Trust = Literal["hardware", "simulated"]
+ParamValue = int | str | bool
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[int, Meta(ge=0)]
+
+# ---------------------------------------------------------------- what owners sign
+
+
+class Domain(Document, kw_only=True):
+    """The owners' root keys. Its digest is part of every image's measurement."""
+
+    name: Name
+    roots: tuple[PublicKey, ...]
+    threshold: Positive
+    trust: Trust
+
+    def __post_init__(self) -> None:
+        if len({root.key_id for root in self.roots}) != len(self.roots):
+            raise ValueError("domain has a root key twice")
+        if self.threshold > len(self.roots):
+            raise ValueError(f"domain has {len(self.roots)} roots and a threshold of {self.threshold}")
+        if any(root.scheme == "xwing" for root in self.roots):
+            raise ValueError("domain has a root key that cannot sign")
+
+    @property
+    def domain_id(self) -> Digest:
+        """The digest by which everything else names this domain."""
+        return digest(self)
+
+
+Role = Literal["broker", "producer", "recipient", "dataset", "log"]
+
+
+class Certificate(SignedDocument, kw_only=True):
+    """The owners' word that a key has a role. Agents and guests seal only to certified keys."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.certificate.v1+json"
+    domain_id: Digest
+    role: Role
+    subject: Name
+    """Who holds the key: `broker`, `owner`, `analyst`; for role `dataset` the dataset's name."""
+    key: PublicKey
+    """Ed25519 for broker and producer; X-Wing for recipient, dataset and log."""
+    datasets: tuple[Name, ...]
+    """What the key may be used for; empty for broker and log."""
+    kek_id: str
+    """Role `dataset`: the id under which the KMS wraps the private half; else empty."""
+    not_after: Instant
+    serial: HexId
+
+
+class IntegerParam(Document, tag_field="type", tag="integer", kw_only=True):
+    """A whole number within closed bounds."""
+
+    minimum: int
+    maximum: int
+    default: int
+
+
+class DecimalParam(Document, tag_field="type", tag="decimal", kw_only=True):
+    """A decimal number within closed bounds, written as a string such as `0.25`."""
+
+    minimum: str
+    maximum: str
+    default: str
+
+
+class DateParam(Document, tag_field="type", tag="date", kw_only=True):
+    """A calendar date `YYYY-MM-DD` within closed bounds."""
+
+    minimum: str
+    maximum: str
+    default: str
+
+
+class EnumParam(Document, tag_field="type", tag="enum", kw_only=True):
+    """One of the listed strings."""
+
+    choices: tuple[str, ...]
+    default: str
+
+
+class BooleanParam(Document, tag_field="type", tag="boolean", kw_only=True):
+    """True or false."""
+
+    default: bool
+
+
+Param = IntegerParam | DecimalParam | DateParam | EnumParam | BooleanParam
+
+
+class Input(Document, kw_only=True):
+    """A dataset that a step reads. `head`: the newest version; `this-run`: the version sealed for this very run."""
+
+    dataset: Name
+    version: Literal["head", "this-run"]
+
+
+class Output(Document, kw_only=True):
+    """A dataset that a step writes, and the holders of recipient certificates who may open it."""
+
+    dataset: Name
+    recipients: tuple[Name, ...]
+    files: Positive
+    """The number of parts, fixed before the lease so that it cannot speak for the data."""
+
+
+class Disclosure(Document, kw_only=True):
+    """A count that may leave the enclave after the lease, within bounds."""
+
+    name: Name
+    minimum: int
+    maximum: int
+
+
+class Limits(Document, kw_only=True):
+    """What a job may use at most."""
+
+    wall_s: Positive
+    memory_mib: Positive
+    cores: Positive
+
+
+class Step(Document, kw_only=True):
+    """One attested job of an approved pipeline."""
+
+    name: Name
+    kind: Literal["fixed", "adhoc"]
+    image: Name
+    workload: Name
+    """Which entry of the image's workload registry runs it: `spark-sql`, `spark-python`."""
+    code: Mapping[RelativePath, Digest]
+    argv: tuple[str, ...]
+    """Template: an element `{name}` is replaced whole by the value of the param."""
+    params: Mapping[Name, Param]
+    environment: Mapping[str, str]
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    log_recipients: tuple[Name, ...]
+    disclosed: tuple[Disclosure, ...]
+    gates: tuple[Literal["before", "after"], ...]
+    policy: Name
+    attempts: Positive
+    limits: Limits
+
+
+class Slots(Document, kw_only=True):
+    """When a pipeline may run. A slot is a period, called by the instant of its start in `zone`."""
+
+    period: Literal["hour", "day", "week", "month"]
+    zone: str
+    window_hours: Positive
+    """How long after its period's end a slot's run may still go on."""
+    backfill: NonNegative
+    """How many periods before the current one may be opened."""
+
+
+class Approval(SignedDocument, kw_only=True):
+    """The owners' signature on a compiled pipeline."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.approval.v1+json"
+    domain_id: Digest
+    pipeline: Name
+    replaces: Digest | None
+    """The approval that this one puts out of force; null for the first."""
+    steps: tuple[Step, ...]
+    edges: tuple[tuple[Name, Name], ...]
+    """(earlier step, later step): the earlier one must be committed before the later one gets a lease."""
+    slots: Slots
+    runs_per_slot: Positive
+    valid_from: Instant
+    valid_until: Instant
+
+    def step(self, name: str) -> Step | None:
+        """The step of that name, or None."""
+        return next((step for step in self.steps if step.name == name), None)
+
+
+# ---------------------------------------------------------------- what the broker signs
+
+
+class Run(SignedDocument, kw_only=True):
+    """The broker's record of one execution of an approved pipeline for one slot."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.run.v1+json"
+    run_id: HexId
+    domain_id: Digest
+    approval: Digest
+    pipeline: Name
+    slot: Instant
+    params: Mapping[Name, ParamValue]
+    epoch: NonNegative
+    opened: Instant
+    claimed: Mapping[str, str]
+    """Airflow's dag_id, run_id, try number, logical date: labels, shown and never trusted."""
+
+
+class DatasetVersion(Document, kw_only=True):
+    """One version of a dataset, named by the digest of its manifest."""
+
+    dataset: Name
+    version: Positive
+    manifest: Digest
+
+
+class Pins(SignedDocument, kw_only=True):
+    """The inputs of one step of one run, complete and final."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.pins.v1+json"
+    run_id: HexId
+    step: Name
+    inputs: tuple[DatasetVersion, ...]
+
+
+class LeaseOutput(Document, kw_only=True):
+    """A reserved version of an output, and to whom the guest seals it (serials of certificates)."""
+
+    dataset: Name
+    version: Positive
+    prev: Digest | None
+    dataset_certificate: HexId
+    recipient_certificates: tuple[HexId, ...]
+
+
+class Lease(SignedDocument, kw_only=True):
+    """The broker's permission, for one attested binding, to run one attempt of one job. Keys travel beside it."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.lease.v1+json"
+    lease_id: HexId
+    binding: Digest
+    job: Digest
+    run_id: HexId
+    step: Name
+    attempt: Positive
+    epoch: NonNegative
+    issued: Instant
+    expires: Instant
+    inputs: tuple[DatasetVersion, ...]
+    outputs: tuple[LeaseOutput, ...]
+    log_certificates: tuple[HexId, ...]
+
+
+class LeaseKeys(Document, kw_only=True):
+    """What travels inside HPKE(E): opened by the guest only. Never logged, never stored."""
+
+    data_keys: Mapping[Name, bytes]
+    """Data key (32 bytes) of each input dataset."""
+    release_keys: Mapping[Name, bytes]
+    """Release key (32 bytes) of each output dataset."""
+
+
+class AttemptRecord(Document, kw_only=True):
+    """One attempt of one step as RunClosed lists it. Digests of what a passport encloses; null where there is none."""
+
+    step: Name
+    role: Literal["preflight", "job"]
+    attempt: NonNegative
+    """0 for a preflight, from 1 for jobs."""
+    time: Instant
+    evidence: Digest
+    lease: Digest | None
+    receipt: Digest | None
+    outcome: str
+    """`granted`, `committed`, `fenced`, `expired`, `open`, or the receipt's failure code."""
+
+
+class Denial(Document, kw_only=True):
+    """A request that the broker refused."""
+
+    step: Name
+    time: Instant
+    code: str
+
+
+class Release(Document, kw_only=True):
+    """A release key handed to a recipient."""
+
+    dataset: Name
+    recipient: HexId
+    time: Instant
+
+
+class RunClosed(SignedDocument, kw_only=True):
+    """The end of a run: every attempt, denial and release, and where the log then stood."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.run-closed.v1+json"
+    run: Digest
+    run_id: HexId
+    closed: Instant
+    attempts: tuple[AttemptRecord, ...]
+    denials: tuple[Denial, ...]
+    releases: tuple[Release, ...]
+    log_size: NonNegative
+    log_root: Digest
+
+
+# ---------------------------------------------------------------- what guest, broker and verifier compute
+
+
+class JobOutput(Document, kw_only=True):
+    """An output as the job names it."""
+
+    dataset: Name
+    recipients: tuple[Name, ...]
+
+
+class Job(Document, kw_only=True):
+    """One step of a run, spelled out. Computed by guest, broker and verifier; never sent."""
+
+    domain_id: Digest
+    approval: Digest
+    run_id: HexId
+    step: Name
+    image: Name
+    workload: Name
+    code: Mapping[RelativePath, Digest]
+    argv: tuple[str, ...]
+    params: Mapping[Name, ParamValue]
+    environment: Mapping[str, str]
+    inputs: tuple[DatasetVersion, ...]
+    outputs: tuple[JobOutput, ...]
+    policy: Name
+
+
+BindingRole = Literal["preflight", "job", "member", "session"]
+
+
+class Binding(Document, kw_only=True):
+    """`B`: what a nonce commits to, and so what a quote covers."""
+
+    v: Literal[1]
+    role: BindingRole
+    domain_id: Digest
+    job_digest: Digest
+    signing_key: PublicKey
+    """K, P-256: signs manifests and the receipt."""
+    sealing_key: PublicKey
+    """E, X-Wing: opens the lease's keys."""
+    set_id: str
+    index: NonNegative
+
+
+# ---------------------------------------------------------------- what the enclave signs
+
+
+class Receipt(SignedDocument, kw_only=True):
+    """What the enclave did, signed by K."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.receipt.v1+json"
+    lease_id: HexId
+    attempt: Positive
+    binding: Digest
+    job: Digest
+    run_id: HexId
+    step: Name
+    inputs: tuple[DatasetVersion, ...]
+    outputs: tuple[DatasetVersion, ...]
+    members: tuple[Digest, ...]
+    outcome: Name
+    """`ok`, or a code of the closed vocabulary (`guest.vocabulary`)."""
+    disclosed: Mapping[Name, int]
+    log: Digest | None
+    """Digest of the sealed log."""

@@ -1,0 +1,57 @@
+"""The scalar types that documents are made of: digests, names, instants, sizes.
+
+Datetimes are aware and in UTC; naive ones are refused. On the wire an instant is a string of whole seconds,
+`2026-11-23T01:02:03Z` (RFC 3339), so that its canonical form is unique.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from msgspec import Meta
+
+from ppml_airflow.errors import MalformedInputError
+
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+"""SHA-256, written `sha256:` and 64 lower-case hex digits."""
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
+"""A name of a pipeline, step, dataset, image, policy or holder of a key. Safe as the name of a folder."""
+
+HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+"""128 random bits, 32 lower-case hex digits: ids of runs and leases, serials of certificates."""
+
+Instant = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+"""A moment in UTC, whole seconds, RFC 3339 with `Z`."""
+
+RelativePath = Annotated[
+    str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_.=-]+(/[A-Za-z0-9_.=-]+)*$", max_length=400)
+]
+"""A relative path without `.` or `..` parts, forward slashes."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def format_instant(moment: datetime) -> Instant:
+    """Write an aware datetime as an `Instant`, cutting fractions of a second.
+
+    Raises:
+        MalformedInputError: the datetime is naive.
+    """
+    if moment.tzinfo is None:
+        raise MalformedInputError(f"datetime {moment.isoformat()} has no time zone; wanted an aware one")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_instant(text: str) -> datetime:
+    """Read an `Instant`.
+
+    Raises:
+        MalformedInputError: the text is not `YYYY-MM-DDTHH:MM:SSZ`.
+    """
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise MalformedInputError(f"instant {text[:40]!r} is not of the form YYYY-MM-DDTHH:MM:SSZ") from error
