@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from securesystemslib import dsse
 from securesystemslib import signer as sslib
-from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError as SslibVerificationError
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.exceptions import VerificationError as SslibVerificationError
 
 from ppml_airflow import canonical
 from ppml_airflow.canonical import Document
@@ -30,8 +31,8 @@ Scheme = Literal["ed25519", "p256", "xwing"]
 _KEY_BYTES = {"ed25519": 32, "p256": 65, "xwing": 1216}
 
 
-class PublicKey(Document):
-    """A public key: Ed25519 (32 bytes), P-256 (65 bytes, uncompressed point) or X-Wing (1184 ML-KEM + 32 X25519 bytes)."""
+class PublicKey(Document, frozen=True, kw_only=True):
+    """A public key: Ed25519 (32 bytes), P-256 (65, uncompressed point) or X-Wing (1184 ML-KEM + 32 X25519)."""
 
     scheme: Scheme
     key: bytes
@@ -46,20 +47,20 @@ class PublicKey(Document):
         return canonical.digest(self)
 
 
-class SignedDocument(Document):
+class SignedDocument(Document, frozen=True, kw_only=True):
     """A document that is only ever believed inside an envelope of its own payload type."""
 
     payload_type: ClassVar[str]
 
 
-class Signature(Document):
+class Signature(Document, frozen=True, kw_only=True):
     """One signature; `keyid` is the `key_id` of the signer, `sig` is 64 bytes (Ed25519) or DER (P-256)."""
 
     keyid: Digest
     sig: bytes
 
 
-class Envelope(Document, rename={"payload_type": "payloadType"}):
+class Envelope(Document, frozen=True, kw_only=True, rename={"payload_type": "payloadType"}):
     """A DSSE envelope. `signatures` are sorted by key id."""
 
     payload: bytes

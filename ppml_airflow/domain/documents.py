@@ -24,7 +24,7 @@ NonNegative = Annotated[int, Meta(ge=0)]
 # ---------------------------------------------------------------- what owners sign
 
 
-class Domain(Document, kw_only=True):
+class Domain(Document, frozen=True, kw_only=True):
     """The owners' root keys. Its digest is part of every image's measurement."""
 
     name: Name
@@ -49,7 +49,7 @@ class Domain(Document, kw_only=True):
 Role = Literal["broker", "producer", "recipient", "dataset", "log"]
 
 
-class Certificate(SignedDocument, kw_only=True):
+class Certificate(SignedDocument, frozen=True, kw_only=True):
     """The owners' word that a key has a role. Agents and guests seal only to certified keys."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.certificate.v1+json"
@@ -67,7 +67,7 @@ class Certificate(SignedDocument, kw_only=True):
     serial: HexId
 
 
-class IntegerParam(Document, tag_field="type", tag="integer", kw_only=True):
+class IntegerParam(Document, tag_field="type", tag="integer", frozen=True, kw_only=True):
     """A whole number within closed bounds."""
 
     minimum: int
@@ -75,7 +75,7 @@ class IntegerParam(Document, tag_field="type", tag="integer", kw_only=True):
     default: int
 
 
-class DecimalParam(Document, tag_field="type", tag="decimal", kw_only=True):
+class DecimalParam(Document, tag_field="type", tag="decimal", frozen=True, kw_only=True):
     """A decimal number within closed bounds, written as a string such as `0.25`."""
 
     minimum: str
@@ -83,7 +83,7 @@ class DecimalParam(Document, tag_field="type", tag="decimal", kw_only=True):
     default: str
 
 
-class DateParam(Document, tag_field="type", tag="date", kw_only=True):
+class DateParam(Document, tag_field="type", tag="date", frozen=True, kw_only=True):
     """A calendar date `YYYY-MM-DD` within closed bounds."""
 
     minimum: str
@@ -91,14 +91,14 @@ class DateParam(Document, tag_field="type", tag="date", kw_only=True):
     default: str
 
 
-class EnumParam(Document, tag_field="type", tag="enum", kw_only=True):
+class EnumParam(Document, tag_field="type", tag="enum", frozen=True, kw_only=True):
     """One of the listed strings."""
 
     choices: tuple[str, ...]
     default: str
 
 
-class BooleanParam(Document, tag_field="type", tag="boolean", kw_only=True):
+class BooleanParam(Document, tag_field="type", tag="boolean", frozen=True, kw_only=True):
     """True or false."""
 
     default: bool
@@ -107,14 +107,14 @@ class BooleanParam(Document, tag_field="type", tag="boolean", kw_only=True):
 Param = IntegerParam | DecimalParam | DateParam | EnumParam | BooleanParam
 
 
-class Input(Document, kw_only=True):
+class Input(Document, frozen=True, kw_only=True):
     """A dataset that a step reads. `head`: the newest version; `this-run`: the version sealed for this very run."""
 
     dataset: Name
     version: Literal["head", "this-run"]
 
 
-class Output(Document, kw_only=True):
+class Output(Document, frozen=True, kw_only=True):
     """A dataset that a step writes, and the holders of recipient certificates who may open it."""
 
     dataset: Name
@@ -123,7 +123,7 @@ class Output(Document, kw_only=True):
     """The number of parts, fixed before the lease so that it cannot speak for the data."""
 
 
-class Disclosure(Document, kw_only=True):
+class Disclosure(Document, frozen=True, kw_only=True):
     """A count that may leave the enclave after the lease, within bounds."""
 
     name: Name
@@ -131,7 +131,7 @@ class Disclosure(Document, kw_only=True):
     maximum: int
 
 
-class Limits(Document, kw_only=True):
+class Limits(Document, frozen=True, kw_only=True):
     """What a job may use at most."""
 
     wall_s: Positive
@@ -139,7 +139,7 @@ class Limits(Document, kw_only=True):
     cores: Positive
 
 
-class Step(Document, kw_only=True):
+class Step(Document, frozen=True, kw_only=True):
     """One attested job of an approved pipeline."""
 
     name: Name
@@ -162,7 +162,7 @@ class Step(Document, kw_only=True):
     limits: Limits
 
 
-class Slots(Document, kw_only=True):
+class Slots(Document, frozen=True, kw_only=True):
     """When a pipeline may run. A slot is a period, called by the instant of its start in `zone`."""
 
     period: Literal["hour", "day", "week", "month"]
@@ -173,7 +173,7 @@ class Slots(Document, kw_only=True):
     """How many periods before the current one may be opened."""
 
 
-class Approval(SignedDocument, kw_only=True):
+class Approval(SignedDocument, frozen=True, kw_only=True):
     """The owners' signature on a compiled pipeline."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.approval.v1+json"
@@ -197,7 +197,7 @@ class Approval(SignedDocument, kw_only=True):
 # ---------------------------------------------------------------- what the broker signs
 
 
-class Run(SignedDocument, kw_only=True):
+class Run(SignedDocument, frozen=True, kw_only=True):
     """The broker's record of one execution of an approved pipeline for one slot."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.run.v1+json"
@@ -213,7 +213,7 @@ class Run(SignedDocument, kw_only=True):
     """Airflow's dag_id, run_id, try number, logical date: labels, shown and never trusted."""
 
 
-class DatasetVersion(Document, kw_only=True):
+class DatasetVersion(Document, frozen=True, kw_only=True):
     """One version of a dataset, named by the digest of its manifest."""
 
     dataset: Name
@@ -221,7 +221,7 @@ class DatasetVersion(Document, kw_only=True):
     manifest: Digest
 
 
-class Pins(SignedDocument, kw_only=True):
+class Pins(SignedDocument, frozen=True, kw_only=True):
     """The inputs of one step of one run, complete and final."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.pins.v1+json"
@@ -230,7 +230,7 @@ class Pins(SignedDocument, kw_only=True):
     inputs: tuple[DatasetVersion, ...]
 
 
-class LeaseOutput(Document, kw_only=True):
+class LeaseOutput(Document, frozen=True, kw_only=True):
     """A reserved version of an output, and to whom the guest seals it (serials of certificates)."""
 
     dataset: Name
@@ -240,7 +240,7 @@ class LeaseOutput(Document, kw_only=True):
     recipient_certificates: tuple[HexId, ...]
 
 
-class Lease(SignedDocument, kw_only=True):
+class Lease(SignedDocument, frozen=True, kw_only=True):
     """The broker's permission, for one attested binding, to run one attempt of one job. Keys travel beside it."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.lease.v1+json"
@@ -258,7 +258,7 @@ class Lease(SignedDocument, kw_only=True):
     log_certificates: tuple[HexId, ...]
 
 
-class LeaseKeys(Document, kw_only=True):
+class LeaseKeys(Document, frozen=True, kw_only=True):
     """What travels inside HPKE(E): opened by the guest only. Never logged, never stored."""
 
     data_keys: Mapping[Name, bytes]
@@ -267,7 +267,7 @@ class LeaseKeys(Document, kw_only=True):
     """Release key (32 bytes) of each output dataset."""
 
 
-class AttemptRecord(Document, kw_only=True):
+class AttemptRecord(Document, frozen=True, kw_only=True):
     """One attempt of one step as RunClosed lists it. Digests of what a passport encloses; null where there is none."""
 
     step: Name
@@ -282,7 +282,7 @@ class AttemptRecord(Document, kw_only=True):
     """`granted`, `committed`, `fenced`, `expired`, `open`, or the receipt's failure code."""
 
 
-class Denial(Document, kw_only=True):
+class Denial(Document, frozen=True, kw_only=True):
     """A request that the broker refused."""
 
     step: Name
@@ -290,7 +290,7 @@ class Denial(Document, kw_only=True):
     code: str
 
 
-class Release(Document, kw_only=True):
+class Release(Document, frozen=True, kw_only=True):
     """A release key handed to a recipient."""
 
     dataset: Name
@@ -298,7 +298,7 @@ class Release(Document, kw_only=True):
     time: Instant
 
 
-class RunClosed(SignedDocument, kw_only=True):
+class RunClosed(SignedDocument, frozen=True, kw_only=True):
     """The end of a run: every attempt, denial and release, and where the log then stood."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.run-closed.v1+json"
@@ -315,14 +315,14 @@ class RunClosed(SignedDocument, kw_only=True):
 # ---------------------------------------------------------------- what guest, broker and verifier compute
 
 
-class JobOutput(Document, kw_only=True):
+class JobOutput(Document, frozen=True, kw_only=True):
     """An output as the job names it."""
 
     dataset: Name
     recipients: tuple[Name, ...]
 
 
-class Job(Document, kw_only=True):
+class Job(Document, frozen=True, kw_only=True):
     """One step of a run, spelled out. Computed by guest, broker and verifier; never sent."""
 
     domain_id: Digest
@@ -343,7 +343,7 @@ class Job(Document, kw_only=True):
 BindingRole = Literal["preflight", "job", "member", "session"]
 
 
-class Binding(Document, kw_only=True):
+class Binding(Document, frozen=True, kw_only=True):
     """`B`: what a nonce commits to, and so what a quote covers."""
 
     v: Literal[1]
@@ -361,7 +361,7 @@ class Binding(Document, kw_only=True):
 # ---------------------------------------------------------------- what the enclave signs
 
 
-class Receipt(SignedDocument, kw_only=True):
+class Receipt(SignedDocument, frozen=True, kw_only=True):
     """What the enclave did, signed by K."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.receipt.v1+json"

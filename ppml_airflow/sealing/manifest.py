@@ -15,7 +15,7 @@ from ppml_airflow.signing import SignedDocument
 from ppml_airflow.units import Digest, HexId, Name, RelativePath
 
 
-class Part(Document, kw_only=True):
+class Part(Document, frozen=True, kw_only=True):
     """One sealed file. `sealed_version` is the dataset version under which it was sealed (it is part of its AAD)."""
 
     path: RelativePath
@@ -24,22 +24,22 @@ class Part(Document, kw_only=True):
     sealed_version: Annotated[int, Meta(ge=1)]
 
 
-class Column(Document, kw_only=True):
+class Column(Document, frozen=True, kw_only=True):
     """A column of a table: its name and its Arrow type, as `str(pyarrow.DataType)`."""
 
     name: str
     type: str
 
 
-class Wrap(Document, kw_only=True):
-    """The data key, wrapped: `dataset` HPKE to the dataset's key; `recipient` AEAD(release key, HPKE(recipient key))."""
+class Wrap(Document, frozen=True, kw_only=True):
+    """The data key, wrapped. To a dataset: HPKE; to a recipient: AEAD(release key, HPKE(recipient key))."""
 
     to: Literal["dataset", "recipient"]
     serial: HexId
     wrapped: bytes
 
 
-class Manifest(SignedDocument, kw_only=True):
+class Manifest(SignedDocument, frozen=True, kw_only=True):
     """One version of a sealed dataset, signed by a certified producer or by the enclave key K of a lease."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.manifest.v1+json"
