@@ -1,0 +1,70 @@
+"""From an approval, a run and its pins to the job. Guest, broker and verifier compute it alike; it is never sent."""
+
+from __future__ import annotations
+
+from ppml_airflow.domain.documents import Approval, Job, JobOutput, ParamValue, Pins, Run, Step
+from ppml_airflow.domain.params import check_params
+from ppml_airflow.errors import PolicyDeniedError, VerificationError
+from ppml_airflow.units import Digest
+
+
+def require_step(approval: Approval, *, name: str) -> Step:
+    """The approved step of that name.
+
+    Raises:
+        PolicyDeniedError: the approval covers no such step.
+    """
+    step = approval.step(name)
+    if step is None:
+        covered = ", ".join(step.name for step in approval.steps)
+        raise PolicyDeniedError(
+            f"step {name} is not approved; the approval of {approval.pipeline} covers: {covered}",
+            code="step_not_approved",
+            hint="ppml compile DAG, then ask the owner for ppml approve",
+        )
+    return step
+
+
+def earlier_steps(approval: Approval, *, name: str) -> tuple[str, ...]:
+    """The steps that must be committed before this one gets a lease."""
+    return tuple(sorted({earlier for earlier, later in approval.edges if later == name}))
+
+
+def build_job(*, approval: Approval, approval_digest: Digest, run: Run, pins: Pins, step_name: str) -> Job:
+    """Spell out one step of a run.
+
+    Raises:
+        VerificationError: run, pins and approval do not belong together.
+        PolicyDeniedError: the step is not approved, or a param is out of bounds.
+    """
+    step = require_step(approval, name=step_name)
+    if run.approval != approval_digest or run.pipeline != approval.pipeline or run.domain_id != approval.domain_id:
+        raise VerificationError(f"run {run.run_id} was not opened under approval {approval_digest}", code="other_run")
+    if pins.run_id != run.run_id or pins.step != step_name:
+        raise VerificationError(f"pins are of another run or step than {step_name} of {run.run_id}", code="other_pins")
+    if [pinned.dataset for pinned in pins.inputs] != [wanted.dataset for wanted in step.inputs]:
+        raise VerificationError(f"pins of {step_name} do not name the approved inputs", code="other_pins")
+    params = {name: value for name, value in check_params(approval, given=run.params).items() if name in step.params}
+    return Job(
+        domain_id=approval.domain_id,
+        approval=approval_digest,
+        run_id=run.run_id,
+        step=step_name,
+        image=step.image,
+        workload=step.workload,
+        code=step.code,
+        argv=tuple(_render(element, params) for element in step.argv),
+        params=params,
+        environment=step.environment,
+        inputs=pins.inputs,
+        outputs=tuple(JobOutput(dataset=output.dataset, recipients=output.recipients) for output in step.outputs),
+        policy=step.policy,
+    )
+
+
+def _render(element: str, params: dict[str, ParamValue]) -> str:
+    name = element[1:-1]
+    if element.startswith("{") and element.endswith("}") and name in params:
+        value = params[name]
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    return element

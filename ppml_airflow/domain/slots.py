@@ -1,0 +1,61 @@
+"""Slots: the periods of an approval for which a pipeline runs, called by the instant of their start.
+
+Time zones and periods are pendulum's; a day is 23, 24 or 25 hours long where clocks change.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pendulum
+
+from ppml_airflow.domain.documents import Slots
+from ppml_airflow.errors import PolicyDeniedError
+from ppml_airflow.units import Instant, format_instant, parse_instant
+
+_STEP = {"hour": {"hours": 1}, "day": {"days": 1}, "week": {"weeks": 1}, "month": {"months": 1}}
+
+
+def slot_of(moment: datetime, *, slots: Slots) -> Instant:
+    """The slot in which a moment lies."""
+    return format_instant(_start(moment, slots))
+
+
+def window_end(slot: Instant, *, slots: Slots) -> datetime:
+    """When a slot's run must be over: the end of its period plus the window."""
+    return _shift(_start(parse_instant(slot), slots), slots, 1).add(hours=slots.window_hours)
+
+
+def choose_slot(asked: Instant | None, *, slots: Slots, now: datetime) -> Instant:
+    """The slot to open: the current one, or the one asked for as far as `backfill` reaches.
+
+    Raises:
+        PolicyDeniedError: not the start of a period, in the future, or too old.
+    """
+    current = _start(now, slots)
+    if asked is None:
+        return format_instant(current)
+    wanted = _start(parse_instant(asked), slots)
+    if format_instant(wanted) != asked:
+        raise PolicyDeniedError(
+            f"slot {asked} is not the start of a {slots.period} in {slots.zone}; wanted {format_instant(wanted)}",
+            code="slot_unknown",
+        )
+    if wanted > current:
+        raise PolicyDeniedError(f"slot {asked} lies in the future", code="slot_in_future")
+    oldest = _shift(current, slots, -slots.backfill)
+    if wanted < oldest:
+        raise PolicyDeniedError(
+            f"slot {asked} is too old; the approval allows back to {format_instant(oldest)}",
+            code="slot_too_old",
+            hint="ask the owner to approve a larger backfill",
+        )
+    return asked
+
+
+def _start(moment: datetime, slots: Slots) -> pendulum.DateTime:
+    return pendulum.instance(moment).in_timezone(slots.zone).start_of(slots.period)
+
+
+def _shift(start: pendulum.DateTime, slots: Slots, periods: int) -> pendulum.DateTime:
+    return start.add(**{unit: count * periods for unit, count in _STEP[slots.period].items()})

@@ -1,0 +1,243 @@
+"""The client of the broker, over http, https or a Unix socket (`unix:/path/to/socket`).
+
+Bodies are canonical JSON; what comes back is decoded just as strictly. Errors of the broker are raised here again as
+the class that they were there. A broker that does not answer is an UnavailableError, the only one worth another try.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import Run
+from ppml_airflow.errors import BY_KIND, ConfigurationError, MalformedInputError, PpmlError, UnavailableError
+from ppml_airflow.protocol.messages import (
+    Attest,
+    Bundle,
+    Commit,
+    DomainView,
+    LeaseAnswer,
+    LeaseStatus,
+    OpenRun,
+    Problem,
+    Published,
+    ReleaseAnswer,
+    ReleaseRequest,
+    RunView,
+    StepStatus,
+)
+from ppml_airflow.signing import Envelope
+from ppml_airflow.units import Digest
+
+T = TypeVar("T")
+_JSON = {"Content-Type": "application/json"}
+
+
+def endpoint(url: str) -> tuple[httpx.HTTPTransport | None, str]:
+    """Split a broker or agent URL into a transport and a base URL.
+
+    Raises:
+        ConfigurationError: neither http://, https:// nor unix:/path.
+    """
+    if url.startswith("unix:/"):
+        return httpx.HTTPTransport(uds=url.removeprefix("unix:")), "http://local"
+    if url.startswith(("http://", "https://")):
+        return None, url.rstrip("/")
+    raise ConfigurationError(
+        f"address {url!r} has an unknown scheme", hint="write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+    )
+
+
+def raise_problem(status: int, body: bytes) -> None:
+    """Raise the error that a broker or agent answered with.
+
+    Raises:
+        PpmlError: always, of the class named in the body.
+    """
+    try:
+        problem = canonical.decode(body, into=Problem)
+    except MalformedInputError:
+        if status >= 500:
+            raise UnavailableError(f"the service answered {status} without saying why") from None
+        raise ConfigurationError(f"the service answered {status} without saying why", code=f"http_{status}") from None
+    kind = BY_KIND.get(problem.kind, PpmlError)
+    raise kind(problem.detail, code=problem.code, hint=problem.hint)
+
+
+class JsonClient:
+    """Canonical JSON over HTTP, to a broker or an agent."""
+
+    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 30.0) -> None:
+        transport, base_url = endpoint(url)
+        self.url = url
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(
+            base_url=base_url, transport=transport, headers=headers, timeout=timeout_s, trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def call(self, method: str, path: str, *, body: object = None, into: type[T]) -> T:
+        """Send one request and decode the answer.
+
+        Raises:
+            UnavailableError: no answer.
+            PpmlError: what the service answered with.
+        """
+        return canonical.decode(self.call_raw(method, path, body=body), into=into)
+
+    def call_raw(self, method: str, path: str, *, body: object = None) -> bytes:
+        """Send one request and return the bytes of the answer."""
+        content = None if body is None else canonical.encode(body)
+        try:
+            response = self._http.request(method, path, content=content, headers=_JSON if content else {})
+        except httpx.TransportError as error:
+            raise UnavailableError(
+                f"{self.url} does not answer: {type(error).__name__}", hint="is the service running?"
+            ) from error
+        if response.is_error:
+            raise_problem(response.status_code, response.content)
+        return response.content
+
+
+class BrokerClient(JsonClient):
+    """The broker's API, a method per message of the protocol. `token` names the caller (Airflow) and its pipelines."""
+
+    def health(self) -> dict[str, Any]:
+        """GET /ppml/v1/health: `{"status": "ok", "domain_id", "trust", "version"}`."""
+        return self.call("GET", "/ppml/v1/health", into=dict[str, Any])
+
+    def domain(self) -> DomainView:
+        """The domain and its certificates, as the broker tells them."""
+        return self.call("GET", "/ppml/v1/domain", into=DomainView)
+
+    # owners
+    def put_certificate(self, envelope: Envelope) -> Digest:
+        """Store a certificate (idempotent)."""
+        return self._put("/ppml/v1/certificates", envelope)
+
+    def put_policy(self, envelope: Envelope) -> Digest:
+        """Put a policy version in force; versions only rise."""
+        return self._put("/ppml/v1/policies", envelope)
+
+    def put_approval(self, envelope: Envelope) -> Digest:
+        """Put an approval in force for its pipeline; `replaces` must name the one in force."""
+        return self._put("/ppml/v1/approvals", envelope)
+
+    def approval(self, pipeline: str) -> Envelope | None:
+        """The approval in force of a pipeline, if any."""
+        return self.call("GET", f"/ppml/v1/approvals/{quote(pipeline)}", into=Envelope | None)  # type: ignore[arg-type]
+
+    def policy(self, name: str) -> Envelope | None:
+        """The policy version in force, if any."""
+        return self.call("GET", f"/ppml/v1/policies/{quote(name)}", into=Envelope | None)  # type: ignore[arg-type]
+
+    # agents
+    def publish(self, manifest: Envelope) -> Published:
+        """PUBLISH: move a dataset's head (idempotent)."""
+        return self.call("POST", "/ppml/v1/manifests", body=manifest, into=Published)
+
+    def head(self, dataset: str) -> Envelope | None:
+        """The committed manifest at a dataset's head, if any."""
+        return self.call("GET", f"/ppml/v1/datasets/{quote(dataset)}/head", into=Envelope | None)  # type: ignore[arg-type]
+
+    def manifest(self, manifest: Digest) -> Envelope:
+        """A committed manifest by its digest."""
+        return self.call("GET", f"/ppml/v1/manifests/{manifest}", into=Envelope)
+
+    def sealed_for_run(self, run_id: str, dataset: str) -> Envelope | None:
+        """The manifest that was published for this run, if any: an agent asked again answers with it."""
+        return self.call("GET", f"/ppml/v1/runs/{run_id}/sealed/{quote(dataset)}", into=Envelope | None)  # type: ignore[arg-type]
+
+    def release(self, request: ReleaseRequest) -> ReleaseAnswer:
+        """RELEASE: the release key of a committed output, for its recipient only."""
+        return self.call("POST", "/ppml/v1/releases", body=request, into=ReleaseAnswer)
+
+    # Airflow
+    def open_run(self, request: OpenRun) -> RunView:
+        """OPEN-RUN: same key and params, same run."""
+        return self.call("POST", "/ppml/v1/runs", body=request, into=RunView)
+
+    def run(self, run_id: str) -> RunView:
+        """A run with the status of its steps."""
+        return self.call("GET", f"/ppml/v1/runs/{run_id}", into=RunView)
+
+    def run_document(self, run_id: str) -> tuple[Envelope, Run]:
+        """The signed Run and its (unverified) content."""
+        envelope = self.run(run_id).run
+        return envelope, canonical.decode(envelope.payload, into=Run)
+
+    def status(self, run_id: str, step: str) -> StepStatus:
+        """The state of one step."""
+        return self.call("GET", f"/ppml/v1/runs/{run_id}/steps/{quote(step)}", into=StepStatus)
+
+    def bundle(self, run_id: str, step: str) -> Bundle:
+        """What a guest needs to build the job. Refused while inputs are missing (`inputs_missing`)."""
+        return self.call("GET", f"/ppml/v1/runs/{run_id}/steps/{quote(step)}/bundle", into=Bundle)
+
+    def cancel(self, run_id: str, step: str) -> StepStatus:
+        """CANCEL: fence the current attempt."""
+        return self.call("POST", f"/ppml/v1/runs/{run_id}/steps/{quote(step)}/cancel", into=StepStatus)
+
+    def close_run(self, run_id: str) -> Envelope:
+        """CLOSE: RunClosed; no lease after it (idempotent)."""
+        return self.call("POST", f"/ppml/v1/runs/{run_id}/close", into=Envelope)
+
+    def passport(self, run_id: str) -> bytes:
+        """The passport of a closed run: canonical JSON bytes, to be stored as they are."""
+        return self.call_raw("GET", f"/ppml/v1/runs/{run_id}/passport")
+
+    # guests
+    def auth(self, *, tee: str, binding: Digest) -> tuple[str, bytes]:
+        """RCAR auth with a binding.
+
+        Returns:
+            The nonce (base64) and its salt (32 bytes). The session cookie stays in this client.
+        """
+        request = {"version": "0.4.0", "tee": tee, "extra-params": {"binding": binding}}
+        answer = self.call("POST", "/kbs/v0/auth", body=request, into=dict[str, Any])
+        try:
+            return answer["nonce"], base64.b64decode(answer["extra-params"]["salt"], validate=True)
+        except (KeyError, TypeError, ValueError) as error:
+            raise MalformedInputError("the broker's challenge has no nonce or no salt") from error
+
+    def attest(self, *, nonce: str, tee_pubkey: Mapping[str, str], quote_bytes: bytes) -> None:
+        """RCAR attest: hand in the evidence; the broker only stores it."""
+        evidence = {"quote": base64.b64encode(quote_bytes).decode()}
+        request = {
+            "init-data": None,
+            "runtime-data": {"nonce": nonce, "tee-pubkey": tee_pubkey},
+            "tee-evidence": {"primary_evidence": evidence, "additional_evidence": ""},
+        }
+        self.call("POST", "/kbs/v0/attest", body=request, into=dict[str, Any])
+
+    def lease(self, request: Attest) -> LeaseAnswer:
+        """Ask for the decision: a grant, a lease, or the receipt of a committed step."""
+        return self.call("POST", "/ppml/v1/lease", body=request, into=LeaseAnswer)
+
+    def commit(self, request: Commit) -> StepStatus:
+        """Hand in the receipt (idempotent)."""
+        return self.call("POST", "/ppml/v1/receipts", body=request, into=StepStatus)
+
+    def lease_status(self, lease_id: str) -> LeaseStatus:
+        """Whether to go on."""
+        return self.call("GET", f"/ppml/v1/leases/{lease_id}", into=LeaseStatus)
+
+    def _put(self, path: str, envelope: Envelope) -> Digest:
+        return self.call("POST", path, body=envelope, into=dict[str, Digest])["digest"]

@@ -1,0 +1,184 @@
+"""The messages between Airflow, hosts, guests, agents and the broker that are not signed documents themselves.
+
+Everything a host hands to a guest (`Bundle`, `LaunchRequest`) is untrusted: the guest verifies it under the domain
+that is measured with its image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from ppml_airflow.canonical import Document
+from ppml_airflow.domain.documents import Binding, ParamValue
+from ppml_airflow.signing import Envelope, PublicKey
+from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath
+
+KBS_VERSION = "0.4.0"
+
+
+class Bundle(Document, frozen=True, kw_only=True):
+    """What the guest needs to build a job: message 4 of the protocol."""
+
+    approval: Envelope
+    certificates: tuple[Envelope, ...]
+    run: Envelope
+    pins: Envelope
+    manifests: tuple[Envelope, ...]
+
+
+class LaunchRequest(Document, frozen=True, kw_only=True):
+    """From a runtime to the quoting service, and from there, unread, to the guest."""
+
+    image: Name
+    role: Literal["preflight", "job"]
+    step: Name
+    bundle: Bundle
+    code: Mapping[RelativePath, bytes]
+    broker: str
+    """http://, https:// or unix:/path."""
+    storage: str
+    """The folder of sealed datasets."""
+
+
+class OpenRun(Document, frozen=True, kw_only=True):
+    """OPEN-RUN: `claimed` must hold `dag_id` and `run_id`; together with the pipeline they are the key."""
+
+    pipeline: Name
+    slot: Instant | None
+    params: Mapping[Name, ParamValue]
+    claimed: Mapping[str, str]
+
+
+class Published(Document, frozen=True, kw_only=True):
+    """A head that moved, or had moved already."""
+
+    dataset: Name
+    version: int
+    manifest: Digest
+
+
+StepState = Literal["waiting", "denied", "granted", "running", "committed", "failed", "cancelled"]
+
+
+class StepStatus(Document, frozen=True, kw_only=True):
+    """What the broker knows of one step of a run: no evidence, no key."""
+
+    run_id: HexId
+    step: Name
+    state: StepState
+    waiting_for: str
+    """Why not further: `inputs: visits`, `grant`, `lease`, `receipt`; empty when settled."""
+    code: str
+    """The last denial's or failure's code; empty if none."""
+    reason: str
+    hint: str
+    attempt: int
+    granted: bool
+    """A grant that is current: not expired, policy and approval in force."""
+    outputs: tuple[Published, ...]
+    trust: Literal["hardware", "simulated"]
+
+
+class Attest(Document, frozen=True, kw_only=True):
+    """What a guest asks a lease with; `signature` by K over the canonical {"nonce", "binding": H(B)}."""
+
+    binding: Binding
+    signature: bytes
+
+
+class LeaseAnswer(Document, frozen=True, kw_only=True):
+    """One of three: a grant's expiry (preflight), a lease with its keys, or the receipt of a committed step."""
+
+    granted_until: Instant | None
+    lease: Envelope | None
+    sealed_keys: bytes | None
+    """HPKE to E of `LeaseKeys`, info = lease_info(H(Lease))."""
+    receipt: Envelope | None
+
+
+class Commit(Document, frozen=True, kw_only=True):
+    """A receipt and the manifests of the outputs it names, all signed by K."""
+
+    receipt: Envelope
+    manifests: tuple[Envelope, ...]
+
+
+class ReleaseRequest(Document, frozen=True, kw_only=True):
+    """A recipient asks for the release key of an output."""
+
+    run_id: HexId
+    dataset: Name
+    recipient: HexId
+    """Serial of the recipient's certificate."""
+
+
+class ReleaseAnswer(Document, frozen=True, kw_only=True):
+    """The release key, HPKE to the recipient's key with `release_info`, and the committed manifest."""
+
+    sealed_release_key: bytes
+    manifest: Envelope
+
+
+class RunView(Document, frozen=True, kw_only=True):
+    """A run as people and operators see it."""
+
+    run: Envelope
+    run_id: HexId
+    pipeline: Name
+    slot: Instant
+    state: Literal["open", "closed", "cancelled", "lapsed"]
+    trust: Literal["hardware", "simulated"]
+    steps: tuple[StepStatus, ...]
+
+
+class LeaseStatus(Document, frozen=True, kw_only=True):
+    """What a guest asks every 10 s: anything but `current` means stop."""
+
+    state: Literal["current", "fenced", "cancelled", "expired", "closed", "revoked"]
+
+
+class DomainView(Document, frozen=True, kw_only=True):
+    """The broker's word about its domain: for looking up, never for trusting."""
+
+    domain_id: Digest
+    name: Name
+    trust: Literal["hardware", "simulated"]
+    roots: tuple[PublicKey, ...]
+    threshold: int
+    certificates: tuple[Envelope, ...]
+
+
+class AgentTask(Document, frozen=True, kw_only=True):
+    """What an operator may ask of an agent: one verb, one name, one run."""
+
+    verb: Literal["seal", "deliver"]
+    name: Name
+    run_id: HexId
+
+
+class AgentTaskView(Document, frozen=True, kw_only=True):
+    """How far the agent is. `code` and `reason` hold no value of the data."""
+
+    task_id: Digest
+    state: Literal["running", "done", "failed"]
+    percent: int
+    kind: str
+    """Name of the error class when failed, else empty."""
+    code: str
+    reason: str
+    hint: str
+    published: Published | None
+    """The dataset version that was sealed or delivered."""
+    location: str
+    """deliver: the sink, as the agent's own file names it; else empty."""
+
+
+class Problem(Document, frozen=True, kw_only=True):
+    """An error on the wire (also the body of /kbs errors, where `type` is Trustee's)."""
+
+    type: str
+    kind: str
+    code: str
+    detail: str
+    hint: str
