@@ -114,10 +114,19 @@ class ReleaseRequest(Document, frozen=True, kw_only=True):
 
 
 class ReleaseAnswer(Document, frozen=True, kw_only=True):
-    """The release key, HPKE to the recipient's key with `release_info`, and the committed manifest."""
+    """The release key, HPKE to the recipient's key with `release_info`, and the committed manifest with its proof.
+
+    HPKE authenticates no sender and the connection is not trusted, so the recipient follows signatures: a certified
+    broker signed the lease, the lease names H(B), B holds K, K signed the manifest. Without them anybody between
+    broker and recipient could hand over a result of his own.
+    """
 
     sealed_release_key: bytes
     manifest: Envelope
+    lease: Envelope
+    """The lease under which the manifest was made."""
+    binding: Binding
+    """The B whose digest the lease names."""
 
 
 class RunView(Document, frozen=True, kw_only=True):
