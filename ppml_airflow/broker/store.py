@@ -1,0 +1,220 @@
+"""What the broker keeps: one database, one transaction per decision.
+
+Rows hold signed documents as they came; their signatures are verified at every use, so editing this database gives
+nobody a key. SQLite here; the schema uses nothing that PostgreSQL lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+SCHEMA = sa.MetaData()
+
+document = sa.Table(
+    "document",
+    SCHEMA,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False, index=True),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+)
+policy_in_force = sa.Table(
+    "policy_in_force",
+    SCHEMA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+)
+approval_in_force = sa.Table(
+    "approval_in_force",
+    SCHEMA,
+    sa.Column("pipeline", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False),
+)
+manifest = sa.Table(
+    "manifest",
+    SCHEMA,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("dataset", sa.String, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("run_id", sa.String, index=True),
+    sa.Column("lease_id", sa.String),
+    sa.UniqueConstraint("dataset", "version"),
+)
+run = sa.Table(
+    "run",
+    SCHEMA,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("pipeline", sa.String, nullable=False),
+    sa.Column("slot", sa.String, nullable=False),
+    sa.Column("dag_id", sa.String, nullable=False),
+    sa.Column("airflow_run_id", sa.String, nullable=False),
+    sa.Column("opened", sa.String, nullable=False),
+    sa.Column("counted", sa.Boolean, nullable=False, default=False),
+    sa.Column("closed", sa.String),
+    sa.UniqueConstraint("pipeline", "dag_id", "airflow_run_id"),
+)
+pinned = sa.Table(
+    "pinned",
+    SCHEMA,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("step", sa.String, primary_key=True),
+    sa.Column("dataset", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("manifest", sa.String, nullable=False),
+)
+pins = sa.Table(
+    "pins",
+    SCHEMA,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("step", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("job_digest", sa.String, nullable=False, unique=True),
+)
+session = sa.Table(
+    "session",
+    SCHEMA,
+    sa.Column("session_id", sa.String, primary_key=True),
+    sa.Column("nonce", sa.String, nullable=False, unique=True),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("binding", sa.String),
+    sa.Column("tee", sa.String, nullable=False),
+    sa.Column("expires", sa.String, nullable=False, index=True),
+    sa.Column("quote", sa.LargeBinary),
+    sa.Column("tee_pubkey", sa.LargeBinary),
+    sa.Column("spent", sa.Boolean, nullable=False, default=False),
+    sa.Column("answer", sa.LargeBinary),
+)
+granted = sa.Table(
+    "granted",
+    SCHEMA,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("step", sa.String, primary_key=True),
+    sa.Column("policy", sa.String, nullable=False),
+    sa.Column("approval", sa.String, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("expires", sa.String, nullable=False),
+)
+attempt = sa.Table(
+    "attempt",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run_id", sa.String, nullable=False, index=True),
+    sa.Column("step", sa.String, nullable=False),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("time", sa.String, nullable=False),
+    sa.Column("evidence", sa.LargeBinary, nullable=False),
+    sa.Column("outcome", sa.String, nullable=False),
+    sa.Column("lease_id", sa.String, unique=True),
+    sa.Column("lease", sa.String),
+    sa.Column("expires", sa.String),
+    sa.Column("signing_key", sa.LargeBinary),
+    sa.Column("receipt", sa.String),
+)
+reservation = sa.Table(
+    "reservation",
+    SCHEMA,
+    sa.Column("dataset", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("lease_id", sa.String, nullable=False, index=True),
+)
+release_key = sa.Table(
+    "release_key",
+    SCHEMA,
+    sa.Column("lease_id", sa.String, primary_key=True),
+    sa.Column("dataset", sa.String, primary_key=True),
+    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+)
+denial = sa.Table(
+    "denial",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run_id", sa.String, index=True),
+    sa.Column("step", sa.String),
+    sa.Column("time", sa.String, nullable=False),
+    sa.Column("code", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("hint", sa.String, nullable=False),
+    sa.Column("after_attempt", sa.Integer, nullable=False),
+)
+release = sa.Table(
+    "release",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run_id", sa.String, nullable=False, index=True),
+    sa.Column("dataset", sa.String, nullable=False),
+    sa.Column("recipient", sa.String, nullable=False),
+    sa.Column("time", sa.String, nullable=False),
+)
+collateral = sa.Table(
+    "collateral",
+    SCHEMA,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+log = sa.Table(
+    "log",
+    SCHEMA,
+    sa.Column("index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("run_id", sa.String, index=True),
+    sa.Column("entry", sa.LargeBinary, nullable=False),
+    sa.Column("root", sa.String, nullable=False),
+)
+meta = sa.Table(
+    "meta",
+    SCHEMA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
+
+
+class Store:
+    """The database. Every write happens inside `transaction()`, which is exclusive among writers."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _sqlite_engine(url) if url.startswith("sqlite") else sa.create_engine(url)
+        SCHEMA.create_all(self._engine)
+
+    @classmethod
+    def file(cls, path: Path) -> Store:
+        """Open or create an SQLite file, readable by its owner only."""
+        path.touch(mode=0o600, exist_ok=True)
+        return cls(f"sqlite:///{path}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One decision: committed whole, or not at all."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+def one(connection: Connection, query: sa.Select[Any]) -> sa.Row[Any] | None:
+    """The only row of a query, or None."""
+    return connection.execute(query).one_or_none()
+
+
+def _sqlite_engine(url: str) -> Engine:
+    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy's own BEGIN below, instead of the driver's lazy one
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
