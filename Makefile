@@ -1,0 +1,48 @@
+# `make help` lists what there is. Everything sets itself up first (scripts/bootstrap), and only once.
+
+BIN := .venv/bin
+PPML := $(BIN)/ppml
+NAME ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test check format unit e2e bench constraints
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install everything that the rest needs (done by the others, too)
+	@scripts/bootstrap
+
+demo: setup ## run the nightly pipeline once; ARGS="--source visits=FILE --sql FILE" for your own data
+	@$(PPML) demo $(ARGS)
+
+up: setup ## start Airflow's UI, broker and agents, and say where they are
+	@$(PPML) up $(ARGS)
+
+down: ## stop what `make up` started
+	@if [ -x $(PPML) ]; then $(PPML) down; fi
+
+test: setup check unit e2e ## everything: format, lint, types, import layers, unit, conformance, end to end
+
+check: setup ## format check, lint, types, import layers
+	@$(BIN)/ruff format --check ppml_airflow operators plugins $(wildcard tests dags images benchmarks)
+	@$(BIN)/ruff check ppml_airflow operators plugins $(wildcard tests dags images benchmarks)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+unit: setup ## unit and conformance tests only
+	@$(BIN)/pytest -q -m "not e2e" $(ARGS)
+
+e2e: setup ## the whole pipeline with real processes
+	@$(BIN)/pytest -q -m e2e $(ARGS)
+
+format: setup ## format and repair what can be repaired
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: setup ## run benchmarks/$(NAME).py
+	@$(BIN)/python benchmarks/$(or $(NAME),$(error which one? make bench NAME=...)).py $(ARGS)
+
+constraints: setup ## lock the newest versions that pyproject.toml allows
+	@$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-emit-index-url --custom-compile-command "make constraints" -q -o constraints.txt
