@@ -310,6 +310,8 @@ class RunClosed(SignedDocument, frozen=True, kw_only=True):
     releases: tuple[Release, ...]
     log_size: NonNegative
     log_root: Digest
+    contents: Digest
+    """Digest of all else that the run's passport encloses (`provenance.passport.PassportContents`)."""
 
 
 # ---------------------------------------------------------------- what guest, broker and verifier compute
