@@ -63,6 +63,9 @@ class _StoredKey(Document, frozen=True, kw_only=True):
     scheme: Literal["xwing"]
     private: bytes
 
+    def __repr__(self) -> str:
+        return "a private X-Wing key"
+
 
 class SealingKey:
     """A private X-Wing key, held in memory, in an 0600 JSON file, or wrapped by a KMS."""
