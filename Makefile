@@ -9,7 +9,7 @@ ARGS ?=
 .PHONY: help setup demo up down test check format unit e2e bench constraints
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install everything that the rest needs (done by the others, too)
 	@scripts/bootstrap
