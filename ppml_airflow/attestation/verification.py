@@ -1,0 +1,156 @@
+"""Verification of evidence: is the quote authentic, under which root, and what does it say?
+
+Says nothing about whether that is good enough: `appraisal` does, by the owner's policy. A status such as OutOfDate
+verifies here. One code path for every root: the root and the time are always explicit, and `trust` is computed from the
+root, never from the evidence.
+
+Refuses what dcap-qvl refuses (codes in `refusals`): wrong signatures, chains, revoked certificates, expired collateral,
+collateral of another platform, revoked or unknown TCB levels, debug enclaves. Bytes after the end of a quote are not
+covered by anything and are ignored: never take the digest of a quote for its identity.
+
+Source: Intel DCAP; dcap-qvl 0.7.0, pinned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import dcap_qvl
+
+from ppml_airflow.attestation.claims import Flag, parse_claims
+from ppml_airflow.attestation.evidence import MAX_QUOTE_BYTES, Evidence, Tee
+from ppml_airflow.attestation.refusals import CHAIN, explain, refusal
+from ppml_airflow.attestation.roots import RootKeyId, Trust, TrustRoot, trust_of
+from ppml_airflow.errors import ConfigurationError, MalformedInputError, PpmlError, VerificationError
+from ppml_airflow.units import MIB
+
+MAX_COLLATERAL_BYTES = MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedEvidence:
+    """What an authentic quote says. Only `verify_evidence` makes it."""
+
+    tee: Tee
+    trust: Trust
+    root_key_id: RootKeyId
+    measurement: str
+    """SGX: mr_enclave, 64 hex. TDX: mr_td and the four run-time registers, 96 hex each, joined by colons."""
+    signer: str
+    """SGX: mr_signer, hex. TDX: empty."""
+    product: int
+    svn: int
+    is_debug: bool
+    report_data: bytes
+    """64 bytes."""
+    tcb_status: str
+    advisory_ids: tuple[str, ...]
+    tcb_evaluation_number: int
+    smt: Flag
+    dynamic_platform: Flag
+    cached_keys: Flag
+    collateral_issued: datetime
+    """The newest of the dates at which parts of the collateral were issued."""
+    collateral_expires: datetime
+    """The earliest of the dates at which parts of the collateral expire."""
+
+
+def verify_evidence(
+    evidence: Evidence, *, collateral: bytes, roots: tuple[TrustRoot, ...], now: datetime
+) -> VerifiedEvidence:
+    """Verify a quote.
+
+    Args:
+        evidence: untrusted.
+        collateral: `QuoteCollateralV3` as JSON, untrusted.
+        roots: the roots that count; at least one.
+        now: aware; the verifier's own time, never the sender's.
+
+    Raises:
+        MalformedInputError: quote or collateral do not parse or are too long.
+        VerificationError: anything else that dcap-qvl refuses, or a quote of another TEE than it claims.
+        ConfigurationError: no root given, or a naive time.
+
+    1. Bound the sizes.
+    2. Let dcap-qvl verify the quote under each root, at `now`.
+    3. Check that it verified what was claimed, and read its claims.
+    """
+    if now.tzinfo is None:
+        raise ConfigurationError(f"time {now.isoformat()} has no time zone; wanted an aware one")
+    # 1
+    if len(evidence.quote) > MAX_QUOTE_BYTES:
+        raise MalformedInputError(f"quote has {len(evidence.quote)} bytes; at most {MAX_QUOTE_BYTES} are read")
+    if len(collateral) > MAX_COLLATERAL_BYTES:
+        raise MalformedInputError(f"collateral has {len(collateral)} bytes; at most {MAX_COLLATERAL_BYTES} are read")
+    # 2
+    try:
+        claims_json = _verify_under_any(evidence.quote, collateral=collateral, roots=roots, now_s=int(now.timestamp()))
+    except PpmlError as error:
+        raise explain(error, quote=evidence.quote, collateral=collateral, roots=roots) from error
+    # 3
+    return _read_claims(claims_json, evidence=evidence, roots=roots)
+
+
+def _verify_under_any(quote: bytes, *, collateral: bytes, roots: tuple[TrustRoot, ...], now_s: int) -> str:
+    parsed = _parse_collateral(collateral)
+    policy = dcap_qvl.QuotePolicy.claims_only(now_s)
+    refused: PpmlError | None = None
+    for root in roots:
+        try:
+            verifier = dcap_qvl.QuoteVerifier(root.certificate)
+            return str(verifier.verify_with_policy(quote, parsed, now_s, policy).to_json())
+        except ValueError as error:
+            if (
+                refused is None or refused.code == CHAIN
+            ):  # under a root that is not its own, every quote has a bad chain
+                refused = refusal(str(error))
+    raise refused or ConfigurationError("no trust root is given; wanted at least one", code="no_roots")
+
+
+@lru_cache(maxsize=16)
+def _parse_collateral(collateral: bytes) -> dcap_qvl.QuoteCollateralV3:
+    try:
+        return dcap_qvl.QuoteCollateralV3.from_json(collateral.decode())
+    except ValueError as error:
+        raise MalformedInputError(
+            f"collateral does not parse: {str(error)[:200]}", code="collateral_malformed"
+        ) from error
+
+
+def _read_claims(claims_json: str, *, evidence: Evidence, roots: tuple[TrustRoot, ...]) -> VerifiedEvidence:
+    claims = parse_claims(claims_json)
+    enclave, pck = claims.report.identity(), claims.platform.pck
+    if enclave.tee != evidence.tee:
+        raise VerificationError(
+            f"evidence claims to be {evidence.tee}, its quote is {enclave.tee}", code="tee_mismatch"
+        )
+    root_key_id = bytes(claims.platform.root_key_id).hex()
+    if root_key_id not in {root.key_id for root in roots}:
+        raise VerificationError(
+            f"evidence was verified under {root_key_id[:16]}..., not asked for", code="untrusted_root"
+        )
+    return VerifiedEvidence(
+        tee=enclave.tee,
+        trust=trust_of(root_key_id),
+        root_key_id=root_key_id,
+        measurement=enclave.measurement,
+        signer=enclave.signer,
+        product=enclave.product,
+        svn=enclave.svn,
+        is_debug=enclave.is_debug,
+        report_data=enclave.report_data,
+        tcb_status=claims.tcb.status,
+        advisory_ids=claims.tcb.advisory_ids,
+        tcb_evaluation_number=claims.tcb.eval_data_number,
+        smt=pck.smt_enabled,
+        dynamic_platform=pck.dynamic_platform,
+        cached_keys=pck.cached_keys,
+        collateral_issued=_moment(max(claims.latest_issue_date, claims.qe_iden_latest_issue_date)),
+        collateral_expires=_moment(min(claims.earliest_expiration_date, claims.qe_iden_earliest_expiration_date)),
+    )
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
