@@ -1,0 +1,158 @@
+"""The agent's own file, `agent.yaml`: who it is, whom it asks, and its map of names.
+
+The map is the agent's whole authority: an operator sends a name and a run, the map says what the name means, and
+nothing outside it is done (attack: payroll sealed under a lenient dataset). The domain is pinned here, by file, never
+learnt from the broker. Relative paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import Domain
+from ppml_airflow.errors import ConfigurationError, MalformedInputError
+from ppml_airflow.protocol.client import endpoint
+from ppml_airflow.sealing.wrapping import SealingKey
+from ppml_airflow.signing import SigningKey
+from ppml_airflow.units import KIB
+from ppml_airflow.yaml_files import load_yaml
+
+SINK_SUFFIXES = (".parquet", ".csv")
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
+_Pipelines = Annotated[list[_Name], Field(min_length=1)]
+_Text = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """What "seal NAME" means: this source as that dataset, for runs of these pipelines."""
+
+    name: str
+    source: Path
+    dataset: str
+    pipelines: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What "deliver NAME" means: that output into this sink, for runs of these pipelines."""
+
+    name: str
+    dataset: str
+    pipelines: frozenset[str]
+    sink: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything an agent knows before it is asked anything."""
+
+    agent: str
+    listen: str
+    broker: str
+    domain: Domain
+    storage: Path
+    state: Path
+    """The agent's own folder, beside its file: the journal of unfinished seals, and the lock."""
+    producer: SigningKey | None = field(repr=False)
+    recipient: SealingKey | None = field(repr=False)
+    seals: Mapping[str, Seal]
+    delivers: Mapping[str, Delivery]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _SealEntry(_Strict):
+    source: _Text
+    dataset: _Name
+    pipelines: _Pipelines
+
+
+class _DeliverEntry(_Strict):
+    dataset: _Name
+    pipelines: _Pipelines
+    sink: Annotated[str, Field(pattern=r"[^/](\.parquet|\.csv)$")]
+
+
+class _AgentFile(_Strict):
+    agent: _Name
+    listen: Annotated[str, Field(pattern=r"^(unix:.+|http://[^/:]+:\d{1,5})$")]
+    broker: _Text
+    domain: _Text
+    storage: _Text
+    producer_key: _Text | None = None
+    recipient_key: _Text | None = None
+    seals: dict[_Name, _SealEntry] = {}
+    delivers: dict[_Name, _DeliverEntry] = {}
+
+    @model_validator(mode="after")
+    def _keys_for_the_map(self) -> _AgentFile:
+        if self.seals and self.producer_key is None:
+            raise ValueError("seals need a producer_key")
+        if self.delivers and self.recipient_key is None:
+            raise ValueError("delivers need a recipient_key")
+        if len({entry.sink for entry in self.delivers.values()}) != len(self.delivers):
+            raise ValueError("two delivers share a sink")
+        return self
+
+
+def load_settings(path: Path) -> Settings:
+    """Read an agent's file, the domain and the keys that it names.
+
+    Raises:
+        ConfigurationError: a field is wrong (with its line), or a file it names cannot be read.
+    """
+    file = load_yaml(path, into=_AgentFile)
+    folder = path.resolve().parent
+    broker = _address(file.broker, folder=folder)
+    endpoint(broker)
+    return Settings(
+        agent=file.agent,
+        listen=_address(file.listen, folder=folder),
+        broker=broker,
+        domain=_load_domain(folder / file.domain),
+        storage=folder / file.storage,
+        state=folder / "state",
+        producer=SigningKey.load(folder / file.producer_key) if file.producer_key else None,
+        recipient=SealingKey.load(folder / file.recipient_key) if file.recipient_key else None,
+        seals={
+            name: Seal(
+                name=name,
+                source=folder / entry.source,
+                dataset=entry.dataset,
+                pipelines=frozenset(entry.pipelines),
+            )
+            for name, entry in file.seals.items()
+        },
+        delivers={
+            name: Delivery(
+                name=name,
+                dataset=entry.dataset,
+                pipelines=frozenset(entry.pipelines),
+                sink=folder / entry.sink,
+            )
+            for name, entry in file.delivers.items()
+        },
+    )
+
+
+def _address(address: str, *, folder: Path) -> str:
+    return f"unix:{folder / address.removeprefix('unix:')}" if address.startswith("unix:") else address
+
+
+def _load_domain(path: Path) -> Domain:
+    try:
+        return canonical.decode(path.read_bytes(), into=Domain, max_bytes=256 * KIB)
+    except OSError as error:
+        raise ConfigurationError(f"domain {path} cannot be read: {error.strerror}") from error
+    except MalformedInputError as error:
+        raise ConfigurationError(f"domain {path} is refused: {error.message}") from error
