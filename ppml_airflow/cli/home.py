@@ -1,0 +1,155 @@
+"""PPML_HOME: where everything of one installation lies, each party in a folder of its own.
+
+`PPML_HOME` if set; else `.ppml` in a checkout; else the user's data folder. The paths below are the only place where the
+layout is written down. Nothing is created here but the folders asked for, readable by their owner only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import ppml_airflow
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import Domain
+from ppml_airflow.errors import ConfigurationError, MalformedInputError
+
+_LONGEST_SOCKET_PATH = 100
+"""Linux allows 107 bytes; the rest is for the name of the socket's lock or temporary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folders and files under PPML_HOME."""
+
+    path: Path
+
+    @classmethod
+    def default(cls) -> Home:
+        """The home of this process, by environment and place."""
+        named = os.environ.get("PPML_HOME")
+        if named:
+            return cls(Path(named).expanduser().absolute())
+        checkout = find_checkout()
+        if checkout is not None:
+            return cls(checkout / ".ppml")
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        return cls(Path(data).absolute() / "ppml")
+
+    @property
+    def owner(self) -> Path:
+        """Root keys and everything signed with them. Production: a machine of the owner's."""
+        return self.path / "owner"
+
+    @property
+    def domain_file(self) -> Path:
+        """The domain, canonical JSON."""
+        return self.owner / "domain.json"
+
+    @property
+    def trust_bundle(self) -> Path:
+        """What `ppml verify --trust` takes."""
+        return self.owner / "trust.json"
+
+    @property
+    def broker(self) -> Path:
+        """The broker's folder."""
+        return self.path / "broker"
+
+    def agent(self, name: str) -> Path:
+        """The folder of the agent `owner` or `recipient`."""
+        return self.path / "agents" / name
+
+    @property
+    def tee(self) -> Path:
+        """The simulated platform, for the quoting service only."""
+        return self.path / "tee"
+
+    def image(self, name: str) -> Path:
+        """A trusted image as it is set up."""
+        return self.path / "images" / name
+
+    @property
+    def storage(self) -> Path:
+        """Sealed datasets: ciphertext."""
+        return self.path / "storage"
+
+    @property
+    def passports(self) -> Path:
+        """A passport per run."""
+        return self.path / "passports"
+
+    @property
+    def airflow(self) -> Path:
+        """AIRFLOW_HOME."""
+        return self.path / "airflow"
+
+    @property
+    def dags(self) -> Path:
+        """The DAGs that Airflow sees."""
+        return self.path / "dags"
+
+    @property
+    def run(self) -> Path:
+        """Process ids and logs of the services."""
+        return self.path / "run"
+
+    def socket(self, name: str) -> Path:
+        """The Unix socket of a service: in `run/`, or in a private folder of its own where that path is too long."""
+        path = self.run / f"{name}.sock"
+        if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+            return path
+        key = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        return private_folder(Path(tempfile.gettempdir()) / f"ppml-{os.getuid()}-{key}") / f"{name}.sock"
+
+    def load_domain(self) -> Domain:
+        """The domain of this home.
+
+        Raises:
+            ConfigurationError: there is none yet.
+        """
+        try:
+            return canonical.decode(self.domain_file.read_bytes(), into=Domain)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.path} has no domain yet", code="no_domain", hint="make one with: ppml domain create"
+            ) from error
+        except MalformedInputError as error:
+            raise ConfigurationError(f"domain {self.domain_file} cannot be read: {error.message}") from error
+
+
+def find_checkout() -> Path | None:
+    """The checkout that this package runs from, or None when it is installed without its sources."""
+    folder = Path(ppml_airflow.__file__).resolve().parent.parent
+    return folder if all((folder / part).exists() for part in ("pyproject.toml", "dags", "images")) else None
+
+
+def require_checkout() -> Path:
+    """The checkout.
+
+    Raises:
+        ConfigurationError: this package was installed without its sources.
+    """
+    folder = find_checkout()
+    if folder is None:
+        raise ConfigurationError("this command needs a checkout: images/, jvm/ and dags/ are not in the package")
+    return folder
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only its owner enters, or make sure that it is one.
+
+    Raises:
+        ConfigurationError: it is a link, or belongs to somebody else (attack: a folder laid out in /tmp beforehand).
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise ConfigurationError(f"{path} is not a folder of this user's")
+    if status.st_mode & 0o077:
+        path.chmod(0o700)
+    return path

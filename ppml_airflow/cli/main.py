@@ -1,0 +1,71 @@
+"""`ppml`: one word for what people do daily or sign. Each command is a module; this is the table of them.
+
+Exit codes: 0 ok, 1 verification failed or denied, 2 wrong usage or configuration, 3 unavailable. An error is one line
+on stderr and, where there is something to do, a second one that says what.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+
+import click
+
+from ppml_airflow.errors import PpmlError
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "approve": ("approve", "Show an approval in words, and sign it as an owner"),
+    "compile": ("compile", "Compile a DAG to an unsigned approval"),
+    "demo": ("demo", "Run a shipped pipeline once, in a simulated domain"),
+    "dev": ("dev", "Watch a DAG and run it again whenever it is saved"),
+    "domain": ("domain", "Make a domain, show it"),
+    "down": ("up", "Stop what `ppml up` started"),
+    "image": ("image", "Set up and measure trusted images"),
+    "logs": ("logs", "Open the sealed logs of a run"),
+    "policy": ("policy", "Show and sign policies"),
+    "run": ("run", "Compile, sign and run a pipeline without Airflow's engine"),
+    "trust": ("trust", "Export what a verifier has to trust"),
+    "up": ("up", "Start Airflow's UI, the broker and the agents"),
+    "verify": ("verify", "Verify a passport offline"),
+}
+"""Command: module in this package and one line of help. The command is the attribute of the same name."""
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is asked for, and no sooner."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"ppml_airflow.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in sorted(COMMANDS.items())])
+
+
+@click.group(cls=_Commands)
+@click.version_option(package_name="ppml-airflow")
+def cli() -> None:
+    """Trusted pipelines on Apache Airflow."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: run a command and turn its error into an exit code."""
+    try:
+        cli.main(arguments, prog_name="ppml", standalone_mode=True)
+    except PpmlError as error:
+        click.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
