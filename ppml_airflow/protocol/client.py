@@ -36,6 +36,7 @@ from ppml_airflow.signing import Envelope
 from ppml_airflow.units import Digest
 
 T = TypeVar("T")
+_ADDRESS_HINT = "write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -43,15 +44,23 @@ def endpoint(url: str) -> tuple[httpx.HTTPTransport | None, str]:
     """Split a broker or agent URL into a transport and a base URL.
 
     Raises:
-        ConfigurationError: neither http://, https:// nor unix:/path.
+        ConfigurationError: neither http://, https:// nor unix:/path, or not a URL.
     """
     if url.startswith("unix:/"):
         return httpx.HTTPTransport(uds=url.removeprefix("unix:")), "http://local"
     if url.startswith(("http://", "https://")):
-        return None, url.rstrip("/")
-    raise ConfigurationError(
-        f"address {url!r} has an unknown scheme", hint="write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
-    )
+        return None, _checked(url.rstrip("/"))
+    raise ConfigurationError(f"address {url!r} has an unknown scheme", hint=_ADDRESS_HINT)
+
+
+def _checked(url: str) -> str:
+    try:
+        host = httpx.URL(url).host
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(f"address {url!r} is not a URL: {error}", hint=_ADDRESS_HINT) from error
+    if not host:
+        raise ConfigurationError(f"address {url!r} names no host", hint=_ADDRESS_HINT)
+    return url
 
 
 def raise_problem(status: int, body: bytes) -> None:
@@ -111,6 +120,8 @@ class JsonClient:
             raise UnavailableError(
                 f"{self.url} does not answer: {type(error).__name__}", hint="is the service running?"
             ) from error
+        except httpx.DecodingError as error:
+            raise MalformedInputError(f"{self.url} answered in a broken encoding") from error
         if response.is_error:
             raise_problem(response.status_code, response.content)
         return response.content
