@@ -1,0 +1,204 @@
+"""Is a passport whole? Every attempt, denial and release that RunClosed lists, every step of the approval, the log.
+
+Compares digests and counts; signatures are verified elsewhere. Whatever is dropped, added, moved, repeated or edited
+is refused, and the step that it belongs to is named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import Approval, AttemptRecord, Pins, RunClosed
+from ppml_airflow.domain.jobs import earlier_steps
+from ppml_airflow.errors import PpmlError, VerificationError
+from ppml_airflow.provenance.log import Checkpoint, LogEntry, root_at, verify_log
+from ppml_airflow.provenance.passport import EvidenceRecord, PassportContents
+from ppml_airflow.signing import Envelope
+from ppml_airflow.units import Digest
+
+StepOutcome = Literal["committed", "failed", "denied", "not reached"]
+
+
+@contextmanager
+def naming(label: str) -> Iterator[None]:
+    """Say in every error from inside what it is about."""
+    try:
+        yield
+    except PpmlError as error:
+        raise type(error)(f"{label}: {error.message}", code=error.code, hint=error.hint) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One line of RunClosed, with what the passport encloses for it."""
+
+    record: AttemptRecord
+    evidence: EvidenceRecord
+    lease: Envelope | None
+    receipt: Envelope | None
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return label_of(self.record)
+
+
+def label_of(record: AttemptRecord | EvidenceRecord) -> str:
+    """`step aggregate, attempt 2` or `step aggregate, preflight`."""
+    return f"step {record.step}, " + ("preflight" if record.role == "preflight" else f"attempt {record.attempt}")
+
+
+def match_attempts(contents: PassportContents, *, closed: RunClosed) -> tuple[Attempt, ...]:
+    """Find what the passport encloses for each attempt, in order, with nothing left over.
+
+    Raises:
+        VerificationError: evidence, lease or receipt is missing, changed, out of place or too many.
+    """
+    evidence, leases, receipts = iter(contents.evidence), iter(contents.leases), iter(contents.receipts)
+    attempts = []
+    for record in closed.attempts:
+        with naming(label_of(record)):
+            found = next(evidence, None)
+            if found is None or canonical.digest(found) != record.evidence:
+                raise VerificationError("evidence is missing, changed or out of place", code="incomplete")
+            if (found.step, found.role, found.attempt, found.time) != (
+                record.step, record.role, record.attempt, record.time,
+            ):  # fmt: skip
+                raise VerificationError("evidence is of another attempt", code="other_attempt")
+            lease = _next_envelope(leases, wanted=record.lease, what="lease")
+            receipt = _next_envelope(receipts, wanted=record.receipt, what="receipt")
+            attempts.append(Attempt(record=record, evidence=found, lease=lease, receipt=receipt))
+    surplus = next(evidence, None)
+    if surplus is not None:
+        raise VerificationError(f"{label_of(surplus)}: evidence is not listed by RunClosed", code="surplus")
+    if next(leases, None) or next(receipts, None):
+        raise VerificationError("passport has a lease or receipt that RunClosed does not list", code="surplus")
+    return tuple(attempts)
+
+
+def _next_envelope(envelopes: Iterator[Envelope], *, wanted: Digest | None, what: str) -> Envelope | None:
+    if wanted is None:
+        return None
+    found = next(envelopes, None)
+    if found is None or found.digest != wanted:
+        raise VerificationError(f"{what} is missing, changed or out of place", code="incomplete")
+    return found
+
+
+def require_sequence(attempts: Iterable[Attempt], *, approval: Approval) -> None:
+    """The attempts of each step count 1, 2, 3..., within the approval, and end with the committed one.
+
+    Raises:
+        VerificationError: a step that is not approved, a gap, a repetition, or an attempt after the committed one.
+    """
+    counts: dict[str, int] = {}
+    committed: set[str] = set()
+    for attempt in attempts:
+        record = attempt.record
+        with naming(attempt.label):
+            step = approval.step(record.step)
+            if step is None:
+                raise VerificationError("the approval has no such step", code="step_not_approved")
+            if record.role == "preflight":
+                if record.attempt or record.lease or record.receipt or record.outcome != "granted":
+                    raise VerificationError("a preflight has neither number, lease nor receipt", code="other_attempt")
+                continue
+            counts[step.name] = counts.get(step.name, 0) + 1
+            if record.attempt != counts[step.name] or record.lease is None:
+                raise VerificationError(f"wanted attempt {counts[step.name]} with a lease", code="incomplete")
+            if record.attempt > step.attempts:
+                raise VerificationError(f"the approval allows {step.attempts} attempts", code="attempts_used_up")
+            if step.name in committed:
+                raise VerificationError("the step was committed before", code="committed_before")
+            if record.outcome == "committed":
+                committed.add(step.name)
+
+
+def step_outcomes(approval: Approval, *, closed: RunClosed, pins: Mapping[str, Pins]) -> dict[str, StepOutcome]:
+    """What became of each approved step.
+
+    Raises:
+        VerificationError: a step could have run, and RunClosed says neither that it did nor that it failed.
+    """
+    tried = {record.step for record in closed.attempts if record.role == "job"}
+    committed = {record.step for record in closed.attempts if record.outcome == "committed"}
+    denied = {denial.step for denial in closed.denials}
+    outcomes: dict[str, StepOutcome] = {}
+    for step in approval.steps:
+        could_run = step.name in pins and committed.issuperset(earlier_steps(approval, name=step.name))
+        if step.name in committed:
+            outcomes[step.name] = "committed"
+        elif step.name in tried:
+            outcomes[step.name] = "failed"
+        elif step.name in denied:
+            outcomes[step.name] = "denied"
+        elif could_run:
+            raise VerificationError(
+                f"step {step.name}: it is approved and its inputs were there, but RunClosed lists no attempt of it",
+                code="incomplete",
+            )
+        else:
+            outcomes[step.name] = "not reached"
+    return outcomes
+
+
+def require_log(
+    contents: PassportContents, *, closed: RunClosed, checkpoints: tuple[Checkpoint, ...]
+) -> dict[Digest, LogEntry]:
+    """The log under RunClosed's root holds one entry for each document of the run, and no other of this run.
+
+    Returns:
+        The entries by the digest of what they are about.
+
+    Raises:
+        VerificationError: the chain is broken, an entry is missing or too many, or a pinned checkpoint does not fit.
+    """
+    head = Checkpoint(log_size=closed.log_size, log_root=closed.log_root)
+    entries = contents.log_entries
+    expected = _expected_entries(contents, closed=closed)
+    missing = list((Counter((kind, body) for kind, body, _ in expected) - _kinds(entries)).elements())
+    if missing:
+        label = next(label for kind, body, label in expected if (kind, body) == missing[0])
+        raise VerificationError(f"{label}: no log entry for its {missing[0][0]}", code="log_broken")
+    verify_log(contents.log_proof, head=head, entries=entries)
+    if len(entries) != len(expected):
+        raise VerificationError(
+            f"log has {len(entries)} entries of the run, and the passport accounts for {len(expected)}",
+            code="log_broken",
+        )
+    times = [entry.time for entry in entries]
+    if times != sorted(times) or any(entry.run_id != closed.run_id for entry in entries) or times[-1] > closed.closed:
+        raise VerificationError("log entries are of another run, or their times go backwards", code="log_broken")
+    for checkpoint in checkpoints:
+        if checkpoint.log_size <= closed.log_size and checkpoint.log_root != root_at(
+            contents.log_proof, size=checkpoint.log_size
+        ):
+            raise VerificationError(
+                f"log does not continue the pinned checkpoint of {checkpoint.log_size} entries",
+                code="checkpoint",
+                hint="the broker has shown two different logs; keep both files",
+            )
+    return {entry.body: entry for entry in entries}
+
+
+def _kinds(entries: Iterable[LogEntry]) -> Counter[tuple[str, Digest]]:
+    return Counter((entry.kind, entry.body) for entry in entries)
+
+
+def _expected_entries(contents: PassportContents, *, closed: RunClosed) -> list[tuple[str, Digest, str]]:
+    expected = [("run", closed.run, "run")]
+    expected += [("pins", envelope.digest, "pins of a step") for envelope in contents.pins]
+    for record in closed.attempts:
+        expected.append(("evidence", record.evidence, label_of(record)))
+        if record.lease is not None:
+            expected.append(("lease", record.lease, label_of(record)))
+        if record.receipt is not None:
+            expected.append(("receipt", record.receipt, label_of(record)))
+    expected += [("denial", canonical.digest(denial), f"step {denial.step}, denial") for denial in closed.denials]
+    expected += [("release", canonical.digest(release), f"release of {release.dataset}") for release in closed.releases]
+    return expected

@@ -1,0 +1,128 @@
+"""What a verified passport says, for people and programs. Only `verify_passport` makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from ppml_airflow.canonical import Document
+from ppml_airflow.domain.documents import DatasetVersion, Denial, ParamValue, Release, RunClosed, Trust
+from ppml_airflow.provenance.attempts import JudgedAttempt, RunDocuments
+from ppml_airflow.provenance.completeness import StepOutcome
+from ppml_airflow.provenance.trust_bundle import TrustBundle
+from ppml_airflow.units import Digest, HexId, Instant, Name
+
+
+class AttemptReport(Document, frozen=True, kw_only=True):
+    """One attempt whose evidence, lease and receipt were judged again."""
+
+    role: Literal["preflight", "job"]
+    attempt: int
+    time: Instant
+    outcome: str
+    tee: Literal["sgx", "tdx"]
+    measurement: str
+    tcb_status: str
+    policy: str
+    """Name and version."""
+
+
+class StepReport(Document, frozen=True, kw_only=True):
+    """One step of the approval."""
+
+    step: Name
+    outcome: StepOutcome
+    image: Name
+    attempts: tuple[AttemptReport, ...]
+    inputs: tuple[DatasetVersion, ...]
+    outputs: tuple[DatasetVersion, ...]
+
+
+class PassportReport(Document, frozen=True, kw_only=True):
+    """A run, as its passport proves it. `claimed` labels are Airflow's word and proved by nothing."""
+
+    trust: Trust
+    domain: Name
+    domain_id: Digest
+    run_id: HexId
+    pipeline: Name
+    slot: Instant
+    params: Mapping[Name, ParamValue]
+    opened: Instant
+    closed: Instant
+    outcome: Literal["succeeded", "failed"]
+    steps: tuple[StepReport, ...]
+    denials: tuple[Denial, ...]
+    releases: tuple[Release, ...]
+    earlier_inputs: tuple[DatasetVersion, ...]
+    """Inputs that enclaves made in earlier runs: how, those runs' passports show."""
+    log_size: int
+    checkpoints_compared: int
+    claimed: Mapping[str, str]
+
+
+def make_report(
+    judged: tuple[JudgedAttempt, ...],
+    *,
+    documents: RunDocuments,
+    closed: RunClosed,
+    outcomes: Mapping[str, StepOutcome],
+    earlier: tuple[DatasetVersion, ...],
+    trust: TrustBundle,
+) -> PassportReport:
+    """Put the report together, once everything has held."""
+    run = documents.run
+    succeeded = all(outcome == "committed" for outcome in outcomes.values())
+    by_step: dict[str, list[JudgedAttempt]] = {name: [] for name in outcomes}
+    for one in judged:
+        by_step[one.attempt.record.step].append(one)
+    return PassportReport(
+        trust=documents.domain.trust,
+        domain=documents.domain.name,
+        domain_id=documents.domain.domain_id,
+        run_id=run.run_id,
+        pipeline=run.pipeline,
+        slot=run.slot,
+        params=run.params,
+        opened=run.opened,
+        closed=closed.closed,
+        outcome="succeeded" if succeeded else "failed",
+        steps=tuple(
+            _report_step(name, attempts, documents=documents, outcome=outcomes[name])
+            for name, attempts in by_step.items()
+        ),
+        denials=closed.denials,
+        releases=closed.releases,
+        earlier_inputs=earlier,
+        log_size=closed.log_size,
+        checkpoints_compared=sum(pinned.log_size <= closed.log_size for pinned in trust.checkpoints),
+        claimed=run.claimed,
+    )
+
+
+def _report_step(
+    name: str, attempts: list[JudgedAttempt], *, documents: RunDocuments, outcome: StepOutcome
+) -> StepReport:
+    pins = documents.pins.get(name)
+    return StepReport(
+        step=name,
+        outcome=outcome,
+        image=documents.step(name).image,
+        attempts=tuple(_report_attempt(one, documents=documents) for one in attempts),
+        inputs=pins.inputs if pins else (),
+        outputs=tuple(made for one in attempts if one.receipt for made in one.receipt.outputs),
+    )
+
+
+def _report_attempt(one: JudgedAttempt, *, documents: RunDocuments) -> AttemptReport:
+    record, policy = one.attempt.record, documents.policies[one.attempt.evidence.policy]
+    return AttemptReport(
+        role=record.role,
+        attempt=record.attempt,
+        time=record.time,
+        outcome=record.outcome,
+        tee=one.evidence.tee,
+        measurement=one.evidence.measurement,
+        tcb_status=one.evidence.tcb_status,
+        policy=f"{policy.name} {policy.version}",
+    )
