@@ -1,7 +1,7 @@
 """PPML_HOME: where everything of one installation lies, each party in a folder of its own.
 
-`PPML_HOME` if set; else `.ppml` in a checkout; else the user's data folder. The paths below are the only place where the
-layout is written down. Nothing is created here but the folders asked for, readable by their owner only.
+`PPML_HOME` if set; else `.ppml` in a checkout; else the user's data folder. The paths below are the only place where
+the layout is written down. Nothing is created here but the folders asked for, readable by their owner only.
 """
 
 from __future__ import annotations

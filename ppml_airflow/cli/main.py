@@ -1,7 +1,7 @@
 """`ppml`: one word for what people do daily or sign. Each command is a module; this is the table of them.
 
 Exit codes: 0 ok, 1 verification failed or denied, 2 wrong usage or configuration, 3 unavailable. An error is one line
-on stderr and, where there is something to do, a second one that says what.
+on stderr, with what to do about it in brackets.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(arguments, prog_name="ppml", standalone_mode=True)
     except PpmlError as error:
-        click.echo(f"error: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+        click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
 
 
