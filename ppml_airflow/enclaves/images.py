@@ -1,0 +1,216 @@
+"""Set up a trusted image on this machine: PPML_HOME/images/<name>/{image,env,bytecode}, all of it measured.
+
+1. `env/`       an environment of its own from the image's hash-locked requirements, and this package as a wheel
+2. `image/`     a copy of images/<name>, `domain.json`, the jar built from `jvm/` if the environment holds Spark, and
+                what of the host belongs to it (`installation.json`)
+3. `bytecode/`  the environment and the standard library compiled with unchecked hashes: guests run with
+                `-X pycache_prefix`, so that bytecode which others leave beside sources is never read
+
+Built aside and renamed when whole. What is there already is kept only if it still measures as it did when it was set
+up, so a file that somebody changed does not survive the next set-up. Refuses requirements without hashes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ppml_airflow import canonical
+from ppml_airflow.canonical import Document
+from ppml_airflow.domain.documents import Domain
+from ppml_airflow.enclaves import environments
+from ppml_airflow.enclaves.measurement import INSTALLATION, FileDigestCache, Installation, measure
+from ppml_airflow.errors import ConfigurationError, PpmlError
+from ppml_airflow.units import Digest
+
+Progress = Callable[[str], None]
+DOMAIN = "domain.json"
+JAR = "ppml-spark.jar"
+_RECORD = "set-up.json"
+
+
+class SetUp(Document, frozen=True, kw_only=True):
+    """What an image was made from, and how it then measured. Lies beside what is measured."""
+
+    inputs: Digest
+    environment: Digest
+    measurement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    name: str
+    source: Path
+    jvm: Path
+    folder: Path
+    domain: Domain
+    wheel: Path
+    progress: Progress
+
+    @property
+    def building(self) -> Path:
+        return self.folder.with_name(f".{self.name}.building")
+
+    def say(self, text: str) -> None:
+        self.progress(f"image {self.name}: {text}")
+
+
+def set_up_image(
+    name: str, *, source: Path, home: Path, domain: Domain, wheel: Path, progress: Progress = lambda _: None
+) -> Path:
+    """Set up an image, or leave it as it is if nothing has changed.
+
+    Args:
+        name: of the image.
+        source: the folder images/<name> of a checkout; `jvm/` is looked for beside `images/`.
+        home: PPML_HOME.
+        domain: whose image it becomes.
+        wheel: this package.
+        progress: takes a line per stage.
+
+    Returns:
+        The image's folder, for `measure` and `ProcessRuntime`.
+
+    Raises:
+        ConfigurationError: files are missing, or an installer or compiler failed; says which.
+    """
+    plan = _Plan(
+        name=name,
+        source=source,
+        jvm=source.parent.parent / "jvm",
+        folder=home / "images" / name,
+        domain=domain,
+        wheel=wheel,
+        progress=progress,
+    )
+    for needed in (source / "requirements.txt", wheel):
+        if not needed.is_file():
+            raise ConfigurationError(f"image {name} needs {needed}, which is missing")
+    plan.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with image_lock(plan.folder, exclusive=True):
+        _set_up(plan)
+    return plan.folder
+
+
+@contextmanager
+def image_lock(folder: Path, *, exclusive: bool) -> Iterator[None]:
+    """Hold an image still: guests share the lock while they live, set-up waits for them."""
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
+
+
+def load_domain(folder: Path) -> Domain:
+    """The domain that is measured with an image, from the image's folder.
+
+    Raises:
+        ConfigurationError: the image has none.
+    """
+    try:
+        data = (folder / "image" / DOMAIN).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"image {folder} has no {DOMAIN}", hint="ppml image set-up") from error
+    return canonical.decode(data, into=Domain)
+
+
+def _set_up(plan: _Plan) -> None:
+    environment = _digest_of(plan.source / "requirements.txt", text=environments.describe_interpreter())
+    inputs = _inputs(plan, environment=environment)
+    found = _intact(plan)
+    if found is not None and found.inputs == inputs:
+        plan.say("unchanged")
+        return
+    shutil.rmtree(plan.building, ignore_errors=True)
+    env, final_env, bytecode = (plan.building / "env", plan.folder / "env", plan.building / "bytecode")
+    if found is not None and found.environment == environment:
+        plan.say("keeping the environment")
+        for part in ("env", "bytecode"):
+            shutil.copytree(plan.folder / part, plan.building / part, symlinks=True, copy_function=os.link)
+    else:
+        plan.say("installing the environment")
+        environments.create(env)
+        environments.install(env, requirements=plan.source / "requirements.txt")
+    plan.say("installing ppml_airflow")
+    environments.install_wheel(env, wheel=plan.wheel)
+    environments.strip(env)
+    _fill_image_folder(plan, env=env)
+    plan.say("compiling")
+    environments.compile_sources(env, installed_at=final_env, bytecode=bytecode)
+    _put_in_place(plan)
+    measurement = measure(plan.folder, cache=FileDigestCache())
+    record = SetUp(inputs=inputs, environment=environment, measurement=measurement.hex)
+    (plan.folder / _RECORD).write_bytes(canonical.encode(record))
+    plan.say(f"set up, {measurement.files} files, measurement {measurement.hex[:16]}…")
+
+
+def _fill_image_folder(plan: _Plan, *, env: Path) -> None:
+    folder = plan.building / "image"
+    shutil.copytree(plan.source, folder, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    (folder / DOMAIN).write_bytes(canonical.encode(plan.domain))
+    java_home: Path | None = None
+    if environments.holds_spark(env):
+        java_home = environments.find_java_home()
+        plan.say("building the jar")
+        environments.build_jar(plan.jvm, env=env, java_home=java_home, target=folder / JAR)
+    interpreter = environments.ask_interpreter(env)
+    installation = Installation(
+        name=plan.name,
+        interpreter=interpreter.executable,
+        standard_library=interpreter.standard_library,
+        libraries=interpreter.libraries,
+        java_home=None if java_home is None else str(java_home),
+    )
+    (folder / INSTALLATION).write_bytes(canonical.encode(installation))
+
+
+def _put_in_place(plan: _Plan) -> None:
+    old = plan.folder.with_name(f".{plan.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if plan.folder.exists():
+        plan.folder.rename(old)
+    plan.building.rename(plan.folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _intact(plan: _Plan) -> SetUp | None:
+    """The record of a set-up that still measures as it did; None if there is none or somebody changed it since."""
+    try:
+        record = canonical.decode((plan.folder / _RECORD).read_bytes(), into=SetUp)
+        if measure(plan.folder, cache=FileDigestCache()).hex == record.measurement:
+            return record
+        plan.say("changed since it was set up; building it anew")
+    except OSError:
+        pass
+    except PpmlError as error:
+        plan.say(f"{error.message}; building it anew")
+    return None
+
+
+def _inputs(plan: _Plan, *, environment: Digest) -> Digest:
+    parts = [environment, plan.domain.domain_id, _digest_of_wheel(plan.wheel), environments.describe_java()]
+    for root in (plan.source, plan.jvm):
+        for path in sorted(root.rglob("*")) if root.is_dir() else ():
+            if path.is_file() and "__pycache__" not in path.parts and "build" not in path.relative_to(root).parts[:1]:
+                parts.append(_digest_of(path, text=str(path.relative_to(root))))
+    return canonical.digest(parts)
+
+
+def _digest_of(path: Path, *, text: str) -> Digest:
+    return canonical.digest([text, canonical.digest_bytes(path.read_bytes())])
+
+
+def _digest_of_wheel(wheel: Path) -> Digest:
+    """Of what a wheel holds; building it again changes its timestamps only."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in sorted(archive.namelist())}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ConfigurationError(f"{wheel} is not a wheel") from error
+    return canonical.digest(members)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ppml_airflow.domain.documents import Domain
+from ppml_airflow.enclaves import environments
+from ppml_airflow.enclaves.images import load_domain, set_up_image
+from ppml_airflow.enclaves.measurement import FileDigestCache, load_installation, measure
+from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.signing import SigningKey
+
+DOMAIN = Domain(name="tests", roots=(SigningKey.generate().public,), threshold=1, trust="simulated")
+
+
+def make_wheel(folder: Path, *, answer: int) -> Path:
+    """A wheel of one module."""
+    wheel = folder / "sample-1.0-py3-none-any.whl"
+    files = {
+        "sample.py": f"ANSWER = {answer}\n",
+        "sample-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: sample\nVersion: 1.0\n",
+        "sample-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "sample-1.0.dist-info/RECORD"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        archive.writestr(record, "".join(f"{name},,\n" for name in (*files, record)))
+    return wheel
+
+
+@pytest.fixture()
+def source(tmp_path: Path) -> Path:
+    source = tmp_path / "checkout" / "images" / "plain"
+    source.mkdir(parents=True)
+    (source / "requirements.txt").write_text("# nothing\n")
+    (source / "README.md").write_text("An image for tests.\n")
+    return source
+
+
+def set_up(source: Path, tmp_path: Path, *, answer: int = 42) -> tuple[Path, list[str]]:
+    said: list[str] = []
+    wheel = make_wheel(tmp_path, answer=answer)
+    folder = set_up_image(
+        "plain", source=source, home=tmp_path / "home", domain=DOMAIN, wheel=wheel, progress=said.append
+    )
+    return folder, said
+
+
+def run_in(folder: Path, code: str) -> str:
+    command = [str(folder / "env/bin/python"), "-I", "-B", "-X", f"pycache_prefix={folder / 'bytecode'}", "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_an_image_holds_its_domain_and_runs_from_its_bytecode(source: Path, tmp_path: Path) -> None:
+    folder, _ = set_up(source, tmp_path)
+    assert load_domain(folder) == DOMAIN
+    assert load_installation(folder).java_home is None
+    before = measure(folder, cache=FileDigestCache()).digest
+    cached = run_in(folder, "import sample, json; print(sample.__cached__, json.__cached__, sample.ANSWER)")
+    own, library, answer = cached.split()
+    assert own.startswith(str(folder / "bytecode"))
+    assert Path(own).is_file()
+    assert Path(library).is_file()
+    assert answer == "42"
+    assert measure(folder, cache=FileDigestCache()).digest == before
+
+
+def test_setting_up_again_changes_nothing(source: Path, tmp_path: Path) -> None:
+    folder, _ = set_up(source, tmp_path)
+    before = measure(folder, cache=FileDigestCache()).digest
+    _, said = set_up(source, tmp_path)
+    assert said == ["image plain: unchanged"]
+    assert measure(folder, cache=FileDigestCache()).digest == before
+
+
+def test_another_package_is_installed_without_installing_the_environment_anew(source: Path, tmp_path: Path) -> None:
+    set_up(source, tmp_path)
+    folder, said = set_up(source, tmp_path, answer=43)
+    assert "image plain: keeping the environment" in said
+    assert run_in(folder, "import sample; print(sample.ANSWER)") == "43"
+
+
+def test_a_file_that_somebody_changed_does_not_survive_the_next_set_up(source: Path, tmp_path: Path) -> None:
+    folder, _ = set_up(source, tmp_path)
+    before = measure(folder, cache=FileDigestCache()).digest
+    (environments.site_packages(folder / "env") / "sample.py").write_text("ANSWER = 'evil'\n")
+    _, said = set_up(source, tmp_path)
+    assert said[0].endswith("changed since it was set up; building it anew")
+    assert run_in(folder, "import sample; print(sample.ANSWER)") == "42"
+    assert measure(folder, cache=FileDigestCache()).digest == before
+
+
+def test_an_interrupted_set_up_is_taken_up_again(source: Path, tmp_path: Path) -> None:
+    half = tmp_path / "home/images/.plain.building/env/lib"
+    half.mkdir(parents=True)
+    folder, _ = set_up(source, tmp_path)
+    assert not half.exists()
+    assert run_in(folder, "import sample; print(sample.ANSWER)") == "42"
+
+
+def test_an_image_of_another_domain_measures_differently(source: Path, tmp_path: Path) -> None:
+    folder, _ = set_up(source, tmp_path)
+    before = measure(folder, cache=FileDigestCache()).digest
+    other = Domain(name="others", roots=(SigningKey.generate().public,), threshold=1, trust="simulated")
+    wheel = make_wheel(tmp_path, answer=42)
+    set_up_image("plain", source=source, home=tmp_path / "home", domain=other, wheel=wheel)
+    assert measure(folder, cache=FileDigestCache()).digest != before
+
+
+def test_requirements_without_hashes_are_refused(source: Path, tmp_path: Path) -> None:
+    (source / "requirements.txt").write_text("msgspec==0.20.0\n")
+    with pytest.raises(ConfigurationError, match="the installer failed"):
+        set_up(source, tmp_path)
+    assert not (tmp_path / "home/images/plain").exists()
+
+
+def test_a_source_without_requirements_is_refused(source: Path, tmp_path: Path) -> None:
+    (source / "requirements.txt").unlink()
+    with pytest.raises(ConfigurationError, match=r"requirements\.txt, which is missing"):
+        set_up(source, tmp_path)
+
+
+def test_a_wheel_that_is_none_is_refused(source: Path, tmp_path: Path) -> None:
+    wheel = tmp_path / "broken.whl"
+    wheel.write_text("not a wheel")
+    with pytest.raises(ConfigurationError, match="is not a wheel"):
+        set_up_image("plain", source=source, home=tmp_path / "home", domain=DOMAIN, wheel=wheel)
+
+
+def test_an_image_without_a_domain_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="has no"):
+        load_domain(tmp_path)
+
+
+def test_a_missing_jdk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="no JDK was found in JAVA_HOME"):
+        environments.find_java_home()
+
+
+def test_a_jar_without_its_sources_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="a checkout has it"):
+        environments.build_jar(tmp_path, env=tmp_path, java_home=tmp_path, target=tmp_path / "x.jar")
+
+
+def test_an_installer_that_does_not_start_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not start"):
+        environments.ask_interpreter(tmp_path)
