@@ -112,6 +112,7 @@ attempt = sa.Table(
     sa.Column("time", sa.String, nullable=False),
     sa.Column("evidence", sa.LargeBinary, nullable=False),
     sa.Column("outcome", sa.String, nullable=False),
+    sa.Column("binding", sa.String, nullable=False, index=True),
     sa.Column("lease_id", sa.String, unique=True),
     sa.Column("lease", sa.String),
     sa.Column("expires", sa.String),
@@ -159,19 +160,20 @@ collateral = sa.Table(
     sa.Column("digest", sa.String, primary_key=True),
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
+passport = sa.Table(
+    "passport",
+    SCHEMA,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("closed", sa.LargeBinary, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
 log = sa.Table(
     "log",
     SCHEMA,
-    sa.Column("index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("run_id", sa.String, index=True),
     sa.Column("entry", sa.LargeBinary, nullable=False),
     sa.Column("root", sa.String, nullable=False),
-)
-meta = sa.Table(
-    "meta",
-    SCHEMA,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("value", sa.String, nullable=False),
 )
 
 

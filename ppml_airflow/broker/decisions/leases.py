@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.report_data import nonce_for
@@ -18,6 +19,8 @@ from ppml_airflow.domain.trust import Certificates
 from ppml_airflow.errors import PolicyDeniedError, UnavailableError, VerificationError
 from ppml_airflow.signing import verify_signature
 from ppml_airflow.units import Digest, format_instant, parse_instant
+
+LeaseState = Literal["current", "fenced", "cancelled", "expired", "closed"]
 
 GRANT_LIFETIME = timedelta(hours=6)
 LEASE_MARGIN = timedelta(minutes=5)
@@ -253,7 +256,9 @@ def recipient_certificate(certificates: Certificates, *, subject: str, dataset: 
     return certificate.serial
 
 
-def lease_state(lease: Lease, *, current_attempt: int, outcome: str, closed: bool, epoch: int, now: datetime) -> str:
+def lease_state(
+    lease: Lease, *, current_attempt: int, outcome: str, closed: bool, epoch: int, now: datetime
+) -> LeaseState:
     """Whether a guest may go on: `current`, `fenced`, `cancelled`, `expired` or `closed`."""
     if outcome == "cancelled":
         return "cancelled"

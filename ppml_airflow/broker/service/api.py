@@ -1,0 +1,421 @@
+"""The broker over HTTP: one table of routes, canonical JSON in and out, errors as `Problem`.
+
+Airflow's routes need a token. Documents, receipts and releases need none: their signature, or the recipient's private
+key, is the authority. Sizes are limited before anything is parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from ppml_airflow import canonical
+from ppml_airflow.broker.service import closing, leases, owners, receipts, releases, runs, sessions
+from ppml_airflow.broker.service.broker import Broker
+from ppml_airflow.broker.service.callers import Caller, TokenHash, find_caller
+from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError
+from ppml_airflow.protocol.messages import (
+    Attest,
+    Bundle,
+    Commit,
+    DomainView,
+    LeaseAnswer,
+    LeaseStatus,
+    OpenRun,
+    Problem,
+    Published,
+    ReleaseAnswer,
+    ReleaseRequest,
+    RunView,
+    StepStatus,
+)
+from ppml_airflow.protocol.problems import problem_answer
+from ppml_airflow.signing import Envelope
+from ppml_airflow.units import KIB, MIB, Digest
+
+COOKIE = "kbs-session-id"
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request: path parameters, decoded body, session cookie, and the caller where the route needs one."""
+
+    path: Mapping[str, str]
+    body: Any
+    session_id: str
+    caller: Caller | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A row of the table. `handle` returns a document, or bytes that are sent as they are."""
+
+    method: str
+    path: str
+    summary: str
+    handle: Callable[[Broker, Call], object]
+    body: type[Any] | None = None
+    answer: object = None
+    needs_token: bool = False
+    max_body_bytes: int = 256 * KIB
+
+
+def _scoped(broker: Broker, call: Call) -> str:
+    """The run of the path, within the caller's scope."""
+    run_id = call.path["run_id"]
+    with broker.decision() as ledger:
+        pipeline = ledger.run_row(run_id).pipeline
+    _require_scope(call, pipeline)
+    return run_id
+
+
+def _require_scope(call: Call, pipeline: str) -> None:
+    if call.caller is None:
+        raise PolicyDeniedError("caller has no valid token", code="token_unknown")
+    call.caller.require_scope(pipeline)
+
+
+def _open_run(broker: Broker, call: Call) -> RunView:
+    _require_scope(call, call.body.pipeline)
+    return runs.open_run(broker, request=call.body)
+
+
+def _health(broker: Broker, _call: Call) -> dict[str, str]:
+    with broker.decision():
+        pass
+    return {
+        "status": "ok",
+        "domain_id": broker.domain.domain_id,
+        "trust": broker.domain.trust,
+        "version": version("ppml-airflow"),
+    }
+
+
+def _domain(broker: Broker, _call: Call) -> DomainView:
+    with broker.decision() as ledger:
+        certificates = tuple(ledger.envelopes("certificate"))
+    return DomainView(
+        domain_id=broker.domain.domain_id,
+        name=broker.domain.name,
+        trust=broker.domain.trust,
+        roots=broker.domain.roots,
+        threshold=broker.domain.threshold,
+        certificates=certificates,
+    )
+
+
+def _sealed_for_run(broker: Broker, call: Call) -> Envelope | None:
+    return runs.sealed_for_run(broker, run_id=call.path["run_id"], dataset=call.path["dataset"])
+
+
+def _step(handle: Callable[..., object]) -> Callable[[Broker, Call], object]:
+    return lambda broker, call: handle(broker, run_id=_scoped(broker, call), step_name=call.path["step"])
+
+
+def _run(handle: Callable[..., object]) -> Callable[[Broker, Call], object]:
+    return lambda broker, call: handle(broker, run_id=_scoped(broker, call))
+
+
+def _put(handle: Callable[..., Digest]) -> Callable[[Broker, Call], object]:
+    return lambda broker, call: {"digest": handle(broker, envelope=call.body)}
+
+
+PPML = "/ppml/v1"
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET", path=f"{PPML}/health", summary="Whether the broker works", handle=_health, answer=dict[str, str]
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/domain",
+        summary="The domain and its certificates",
+        handle=_domain,
+        answer=DomainView,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/certificates",
+        summary="Store a certificate that the owners signed",
+        handle=_put(owners.put_certificate),
+        body=Envelope,
+        answer=dict[str, Digest],
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/policies",
+        summary="Put a policy version in force",
+        handle=_put(owners.put_policy),
+        body=Envelope,
+        answer=dict[str, Digest],
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/policies/{{name}}",
+        summary="The policy version in force",
+        handle=lambda broker, call: owners.find_policy(broker, name=call.path["name"]),
+        answer=Envelope | None,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/approvals",
+        summary="Put an approval in force",
+        handle=_put(owners.put_approval),
+        body=Envelope,
+        answer=dict[str, Digest],
+        max_body_bytes=4 * MIB,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/approvals/{{pipeline}}",
+        summary="The approval in force",
+        handle=lambda broker, call: owners.find_approval(broker, pipeline=call.path["pipeline"]),
+        answer=Envelope | None,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/manifests",
+        summary="PUBLISH: move a dataset's head",
+        handle=lambda broker, call: owners.publish(broker, envelope=call.body),
+        body=Envelope,
+        answer=Published,
+        max_body_bytes=16 * MIB,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/manifests/{{digest}}",
+        summary="A committed manifest",
+        handle=lambda broker, call: owners.find_manifest(broker, digest=call.path["digest"]),
+        answer=Envelope,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/datasets/{{dataset}}/head",
+        summary="The manifest at a dataset's head",
+        handle=lambda broker, call: owners.find_head(broker, dataset=call.path["dataset"]),
+        answer=Envelope | None,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/runs",
+        summary="OPEN-RUN",
+        handle=_open_run,
+        body=OpenRun,
+        answer=RunView,
+        needs_token=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}",
+        summary="A run and its steps",
+        handle=lambda broker, call: runs.view_run(broker, run_id=call.path["run_id"]),
+        answer=RunView,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}/sealed/{{dataset}}",
+        summary="The manifest that was published for this run",
+        handle=_sealed_for_run,
+        answer=Envelope | None,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}/steps/{{step}}",
+        summary="The state of a step: no evidence, no key",
+        handle=_step(runs.step_status),
+        answer=StepStatus,
+        needs_token=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}/steps/{{step}}/bundle",
+        summary="What a guest needs to build the job",
+        handle=_step(runs.bundle),
+        answer=Bundle,
+        needs_token=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/runs/{{run_id}}/steps/{{step}}/cancel",
+        summary="CANCEL: fence the open attempt",
+        handle=_step(runs.cancel),
+        answer=StepStatus,
+        needs_token=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/runs/{{run_id}}/close",
+        summary="CLOSE: no lease after it",
+        handle=_run(closing.close_run),
+        answer=Envelope,
+        needs_token=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}/passport",
+        summary="The passport of a closed run, canonical bytes",
+        handle=_run(closing.passport),
+        needs_token=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/lease",
+        summary="Judge a session's evidence: a grant, a lease or a receipt",
+        handle=lambda broker, call: leases.ask_lease(broker, session_id=call.session_id, request=call.body),
+        body=Attest,
+        answer=LeaseAnswer,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/leases/{{lease_id}}",
+        summary="Whether a guest may go on",
+        handle=lambda broker, call: receipts.check_lease(broker, lease_id=call.path["lease_id"]),
+        answer=LeaseStatus,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/receipts",
+        summary="Commit a receipt and its outputs",
+        handle=lambda broker, call: receipts.commit_receipt(broker, request=call.body),
+        body=Commit,
+        answer=StepStatus,
+        max_body_bytes=16 * MIB,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/releases",
+        summary="RELEASE: the release key of a committed output, to its recipient",
+        handle=lambda broker, call: releases.release(broker, request=call.body),
+        body=ReleaseRequest,
+        answer=ReleaseAnswer,
+    ),
+)
+
+
+def create_app(broker: Broker, *, callers: Callable[[], Mapping[TokenHash, Caller]]) -> FastAPI:
+    """The broker as an ASGI application.
+
+    Args:
+        callers: reads the tokens anew for each request, so that a token can be withdrawn.
+    """
+    app = FastAPI(
+        title="ppml broker",
+        version=version("ppml-airflow"),
+        description="Judges evidence by the owners' policy and releases keys to attested jobs only.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    for route in ROUTES:
+        app.add_api_route(
+            route.path,
+            _endpoint(route, broker, callers),
+            methods=[route.method],
+            summary=route.summary,
+            name=route.summary,
+            openapi_extra=_describe(route),
+            response_class=Response,
+        )
+    _add_rcar(app, broker)
+    return app
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of the application, with every message as a schema."""
+    document = app.openapi()
+    types = [kind for route in ROUTES for kind in (route.body, route.answer) if kind is not None]
+    _, components = msgspec.json.schema_components([*types, Problem], ref_template="#/components/schemas/{name}")
+    document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+    return document
+
+
+def _endpoint(
+    route: Route, broker: Broker, callers: Callable[[], Mapping[TokenHash, Caller]]
+) -> Callable[[Request], Any]:
+    def decide(path: Mapping[str, str], body: bytes, session_id: str, authorization: str | None) -> bytes:
+        caller = find_caller(callers(), authorization=authorization) if route.needs_token else None
+        decoded = canonical.decode(body, into=route.body) if route.body is not None else None
+        answer = route.handle(broker, Call(path=path, body=decoded, session_id=session_id, caller=caller))
+        return answer if isinstance(answer, bytes) else canonical.encode(answer)
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            body = await _read(request, max_bytes=route.max_body_bytes)
+            session_id = request.cookies.get(COOKIE, "")
+            authorization = request.headers.get("authorization")
+            content = await run_in_threadpool(decide, request.path_params, body, session_id, authorization)
+        except PpmlError as error:
+            return _problem(error)
+        return Response(content, media_type=JSON)
+
+    return endpoint
+
+
+def _add_rcar(app: FastAPI, broker: Broker) -> None:
+    @app.post("/kbs/v0/auth", summary="RCAR auth: a nonce that commits to a binding", response_class=Response)
+    async def auth(request: Request) -> Response:
+        try:
+            body = await _read(request, max_bytes=4 * KIB)
+            session_id, answer = await run_in_threadpool(sessions.auth, broker, body=body)
+        except PpmlError as error:
+            return _problem(error)
+        response = Response(canonical.encode(answer), media_type=JSON)
+        response.set_cookie(COOKIE, session_id, httponly=True, samesite="strict")
+        return response
+
+    @app.post("/kbs/v0/attest", summary="RCAR attest: hand in evidence, which is only stored", response_class=Response)
+    async def attest(request: Request) -> Response:
+        try:
+            body = await _read(request, max_bytes=128 * KIB)
+            session_id = request.cookies.get(COOKIE, "")
+            await run_in_threadpool(sessions.attest, broker, session_id=session_id, body=body)
+        except PpmlError as error:
+            return _problem(error)
+        return Response(canonical.encode({}), media_type=JSON)
+
+
+async def _read(request: Request, *, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise MalformedInputError(f"body is longer than {max_bytes} bytes", code="too_long")
+    return bytes(body)
+
+
+def _problem(error: PpmlError) -> Response:
+    status, content = problem_answer(error)
+    return Response(content, status_code=status, media_type=JSON)
+
+
+def _describe(route: Route) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "responses": {
+            "200": {"description": "OK", "content": {JSON: {"schema": _schema(route.answer)}}},
+            "4XX": {"description": "Refused", "content": {JSON: {"schema": _schema(Problem)}}},
+            "503": {"description": "Not now", "content": {JSON: {"schema": _schema(Problem)}}},
+        }
+    }
+    if route.body is not None:
+        described["requestBody"] = {"required": True, "content": {JSON: {"schema": _schema(route.body)}}}
+    names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+    if names:
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if route.needs_token:
+        described["security"] = [{"token": []}]
+    return described
+
+
+def _schema(kind: object) -> dict[str, Any]:
+    if kind is None:
+        return {}
+    (schema,), _ = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+    return schema

@@ -1,0 +1,66 @@
+"""The broker's parts, held together: domain, signing key, store, KMS, trust roots, collateral, clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from ppml_airflow.attestation.roots import TrustRoot
+from ppml_airflow.broker.service.ledger import Ledger
+from ppml_airflow.broker.store import Store
+from ppml_airflow.domain.documents import Domain
+from ppml_airflow.errors import ConfigurationError, UnavailableError
+from ppml_airflow.keys.service import KeyManagementService
+from ppml_airflow.signing import SigningKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """What every decision needs. The services in this package are functions of it.
+
+    Raises:
+        ConfigurationError: a trust root of hardware in a simulated domain, or the other way round.
+    """
+
+    domain: Domain
+    signing_key: SigningKey = field(repr=False)
+    store: Store
+    kms: KeyManagementService
+    dataset_keys: Path
+    """Folder with the wrapped private half of each dataset key: `<serial>.wrapped`."""
+    roots: tuple[TrustRoot, ...]
+    collateral: Callable[[], bytes]
+    """The newest collateral (JSON)."""
+    clock: Callable[[], datetime]
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        for root in self.roots:
+            if root.trust != self.domain.trust:
+                raise ConfigurationError(
+                    f"trust root {root.key_id[:16]} is {root.trust}, domain {self.domain.name} is {self.domain.trust}",
+                    hint="a domain is simulated or hardware for ever; make another domain",
+                )
+
+    @contextmanager
+    def decision(self) -> Iterator[Ledger]:
+        """One transaction: everything that a decision reads and writes."""
+        with self.store.transaction() as connection:
+            yield Ledger(connection, domain=self.domain, now=self.clock())
+
+    def wrapped_dataset_key(self, serial: str) -> bytes:
+        """The wrapped private half of a dataset's key.
+
+        Raises:
+            UnavailableError: it does not lie here.
+        """
+        path = self.dataset_keys / f"{serial}.wrapped"
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UnavailableError(
+                f"private half of dataset key {serial} cannot be read", code="dataset_key_missing"
+            ) from error

@@ -1,0 +1,232 @@
+"""One transaction's view of the store: signed documents in and out, heads, and the log.
+
+Documents are verified whenever they are read: what owners signed under the domain's roots, what the broker signed
+under its own certified keys. A row that somebody edited is an error, never a permission.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ppml_airflow import canonical
+from ppml_airflow.attestation.policy import Policy
+from ppml_airflow.broker import store
+from ppml_airflow.broker.store import one
+from ppml_airflow.domain.documents import Approval, DatasetVersion, Domain, Lease, Pins, Run
+from ppml_airflow.domain.trust import Certificates, verify_broker_document, verify_owner_document
+from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, UnavailableError, VerificationError
+from ppml_airflow.provenance.log import EMPTY_ROOT, LogEntry, LogKind, chain
+from ppml_airflow.sealing.manifest import Manifest
+from ppml_airflow.signing import Envelope, SignedDocument
+from ppml_airflow.units import Digest, format_instant, parse_instant
+
+D = TypeVar("D", bound=SignedDocument)
+
+
+class Ledger:
+    """What one decision reads and writes. `now` is the decision's time.
+
+    Raises:
+        UnavailableError: the clock shows a time before the last log entry.
+    """
+
+    def __init__(self, connection: Connection, *, domain: Domain, now: datetime) -> None:
+        self.connection = connection
+        self.domain = domain
+        self.now = now
+        self.time = format_instant(now)
+        last = self._last_entry()
+        if last is not None and parse_instant(last.time) > now:
+            raise UnavailableError(f"clock shows {self.time}, before the last log entry {last.time}", code="clock_back")
+
+    # ------------------------------------------------------------ documents
+
+    def put(self, envelope: Envelope, *, kind: LogKind, run_id: str | None = None) -> bool:
+        """Store a document and log it; False if it was there already."""
+        digest = envelope.digest
+        if self._envelope(digest) is not None:
+            return False
+        row = {"digest": digest, "kind": kind, "envelope": canonical.encode(envelope)}
+        self.connection.execute(sa.insert(store.document).values(row))
+        self.log(kind, body=digest, run_id=run_id)
+        return True
+
+    def envelope(self, digest: Digest) -> Envelope:
+        """A stored document.
+
+        Raises:
+            ConfigurationError: there is none of that digest.
+        """
+        found = self._envelope(digest)
+        if found is None:
+            raise ConfigurationError(f"document {digest} is not known here", code="not_found")
+        return found
+
+    def envelopes(self, kind: LogKind) -> list[Envelope]:
+        """All stored documents of a kind."""
+        table = store.document
+        rows = self.connection.execute(sa.select(table.c.envelope).where(table.c.kind == kind).order_by(table.c.digest))
+        return [canonical.decode(row.envelope, into=Envelope) for row in rows]
+
+    def certificates(self) -> Certificates:
+        """The owners' certificates."""
+        return Certificates.verify(self.envelopes("certificate"), domain=self.domain)
+
+    def approval(self, digest: Digest) -> Approval:
+        """An approval, verified under the owners' roots."""
+        return verify_owner_document(self.envelope(digest), into=Approval, domain=self.domain)
+
+    def approval_in_force(self, pipeline: str) -> Digest | None:
+        """The digest of the approval in force."""
+        table = store.approval_in_force
+        row = one(self.connection, sa.select(table.c.digest).where(table.c.pipeline == pipeline))
+        return row.digest if row else None
+
+    def policy_in_force(self, name: str) -> tuple[Policy, Digest]:
+        """The policy version in force.
+
+        Raises:
+            PolicyDeniedError: no policy of that name: nothing is allowed.
+        """
+        table = store.policy_in_force
+        row = one(self.connection, sa.select(table.c.digest).where(table.c.name == name))
+        if row is None:
+            raise PolicyDeniedError(
+                f"policy {name} does not exist, so nothing is allowed", code="policy_missing", hint="ppml policy sign"
+            )
+        return verify_owner_document(self.envelope(row.digest), into=Policy, domain=self.domain), row.digest
+
+    def broker_document(self, digest: Digest, *, into: type[D], issued: datetime | None = None) -> D:
+        """A document that this domain's broker signed."""
+        moment = issued or self.now
+        return verify_broker_document(self.envelope(digest), into=into, certificates=self.certificates(), now=moment)
+
+    # ------------------------------------------------------------ runs
+
+    def run_row(self, run_id: str) -> sa.Row[Any]:
+        """The row of a run.
+
+        Raises:
+            ConfigurationError: there is no such run.
+        """
+        row = one(self.connection, sa.select(store.run).where(store.run.c.run_id == run_id))
+        if row is None:
+            raise ConfigurationError(f"run {run_id[:40]} is not known here", code="run_unknown")
+        return row
+
+    def run(self, run_id: str) -> Run:
+        """The signed Run."""
+        return self.broker_document(self.run_row(run_id).digest, into=Run)
+
+    def pins(self, run_id: str, step: str) -> tuple[Envelope, Pins] | None:
+        """The signed Pins of a step, once complete."""
+        table = store.pins
+        row = one(self.connection, sa.select(table.c.digest).where(table.c.run_id == run_id, table.c.step == step))
+        return (self.envelope(row.digest), self.broker_document(row.digest, into=Pins)) if row else None
+
+    def pinned(self, run_id: str, step: str) -> dict[str, DatasetVersion]:
+        """The inputs of a step that are pinned so far."""
+        table = store.pinned
+        rows = self.connection.execute(sa.select(table).where(table.c.run_id == run_id, table.c.step == step))
+        return {
+            row.dataset: DatasetVersion(dataset=row.dataset, version=row.version, manifest=row.manifest) for row in rows
+        }
+
+    def committed_steps(self, run_id: str) -> frozenset[str]:
+        """The steps of a run whose receipt is committed."""
+        table = store.attempt
+        rows = self.connection.execute(
+            sa.select(table.c.step).where(table.c.run_id == run_id, table.c.outcome == "committed")
+        )
+        return frozenset(row.step for row in rows)
+
+    def attempts(self, run_id: str, step: str | None = None) -> list[sa.Row[Any]]:
+        """The attempts and preflights of a run or a step, oldest first."""
+        table = store.attempt
+        query = sa.select(table).where(table.c.run_id == run_id).order_by(table.c.id)
+        return list(self.connection.execute(query if step is None else query.where(table.c.step == step)))
+
+    def lease(self, digest: Digest) -> Lease:
+        """A lease that this broker signed."""
+        return self.broker_document(digest, into=Lease)
+
+    # ------------------------------------------------------------ datasets
+
+    def head(self, dataset: str) -> DatasetVersion | None:
+        """The newest committed version of a dataset."""
+        table = store.manifest
+        query = sa.select(table).where(table.c.dataset == dataset).order_by(table.c.version.desc()).limit(1)
+        row = one(self.connection, query)
+        return DatasetVersion(dataset=dataset, version=row.version, manifest=row.digest) if row else None
+
+    def commit_manifest(self, envelope: Envelope, *, manifest: Manifest) -> None:
+        """Move a dataset's head to a manifest that has been judged."""
+        row = {
+            "digest": envelope.digest,
+            "dataset": manifest.dataset,
+            "version": manifest.version,
+            "run_id": manifest.run_id,
+            "lease_id": manifest.lease_id,
+        }
+        self.connection.execute(sa.insert(store.manifest).values(row))
+        self.put(envelope, kind="manifest", run_id=manifest.run_id)
+
+    def committed_manifest(self, digest: Digest) -> tuple[Envelope, Manifest]:
+        """A manifest that is committed here: the only kind that is ever an input.
+
+        Raises:
+            VerificationError: it is not committed.
+        """
+        if one(self.connection, sa.select(store.manifest.c.digest).where(store.manifest.c.digest == digest)) is None:
+            raise VerificationError(f"manifest {digest} is not committed", code="not_committed")
+        envelope = self.envelope(digest)
+        return envelope, canonical.decode(envelope.payload, into=Manifest)
+
+    def holder(self, dataset: str) -> str | None:
+        """The lease that has reserved the next version of a dataset, if it is still alive."""
+        table, attempt = store.reservation, store.attempt
+        query = sa.select(table.c.lease_id, attempt.c.expires, attempt.c.outcome).where(
+            table.c.dataset == dataset, attempt.c.lease_id == table.c.lease_id
+        )
+        row = one(self.connection, query)
+        alive = row is not None and row.outcome == "open" and parse_instant(row.expires) > self.now
+        return row.lease_id if row is not None and alive else None
+
+    def keep_collateral(self, content: bytes, *, digest: Digest) -> None:
+        """Keep the collateral that evidence was judged with: a passport encloses it."""
+        table = store.collateral
+        if one(self.connection, sa.select(table.c.digest).where(table.c.digest == digest)) is None:
+            self.connection.execute(sa.insert(table).values(digest=digest, content=content))
+
+    # ------------------------------------------------------------ log
+
+    def log(self, kind: LogKind, *, body: Digest, run_id: str | None) -> None:
+        """Append to the log."""
+        last = one(self.connection, sa.select(store.log).order_by(store.log.c.position.desc()).limit(1))
+        index, root = (last.position + 1, last.root) if last else (0, EMPTY_ROOT)
+        entry = LogEntry(index=index, time=self.time, kind=kind, run_id=run_id, body=body)
+        row = {"position": index, "run_id": run_id, "entry": canonical.encode(entry), "root": chain(root, entry=entry)}
+        self.connection.execute(sa.insert(store.log).values(row))
+
+    def log_head(self) -> tuple[int, Digest]:
+        """Size and root of the log."""
+        last = one(self.connection, sa.select(store.log).order_by(store.log.c.position.desc()).limit(1))
+        return (last.position + 1, last.root) if last else (0, EMPTY_ROOT)
+
+    def log_entries(self) -> list[LogEntry]:
+        """The whole log, oldest first."""
+        rows = self.connection.execute(sa.select(store.log.c.entry).order_by(store.log.c.position))
+        return [canonical.decode(row.entry, into=LogEntry) for row in rows]
+
+    def _last_entry(self) -> LogEntry | None:
+        row = one(self.connection, sa.select(store.log.c.entry).order_by(store.log.c.position.desc()).limit(1))
+        return canonical.decode(row.entry, into=LogEntry) if row else None
+
+    def _envelope(self, digest: Digest) -> Envelope | None:
+        table = store.document
+        row = one(self.connection, sa.select(table.c.envelope).where(table.c.digest == digest))
+        return canonical.decode(row.envelope, into=Envelope) if row else None

@@ -1,0 +1,110 @@
+"""The state of runs and steps, from their rows: what people, sensors and operators see. No evidence, no key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from ppml_airflow.broker import store
+from ppml_airflow.broker.decisions.runs import missing_inputs
+from ppml_airflow.broker.service.broker import Broker
+from ppml_airflow.broker.service.ledger import Ledger
+from ppml_airflow.domain.documents import (
+    Approval,
+    Run,
+    Step,
+)
+from ppml_airflow.domain.jobs import earlier_steps
+from ppml_airflow.protocol.messages import Published, RunView, StepState, StepStatus
+from ppml_airflow.units import parse_instant
+
+
+def view_of(broker: Broker, ledger: Ledger, *, run: Run) -> RunView:
+    """A run as people and operators see it."""
+    row = ledger.run_row(run.run_id)
+    approval = ledger.approval(run.approval)
+    return RunView(
+        run=ledger.envelope(row.digest),
+        run_id=run.run_id,
+        pipeline=run.pipeline,
+        slot=run.slot,
+        state="closed" if row.closed else "open",
+        trust=broker.domain.trust,
+        steps=tuple(status_of(broker, ledger, approval=approval, run=run, step=step) for step in approval.steps),
+    )
+
+
+def status_of(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run, step: Step) -> StepStatus:
+    """The state of a step, from its rows."""
+    attempts = ledger.attempts(run.run_id, step.name)
+    jobs = [row for row in attempts if row.role == "job"]
+    last = jobs[-1] if jobs else None
+    denial = _last_denial(ledger, run_id=run.run_id, step=step.name, after=attempts[-1].id if attempts else 0)
+    granted = _is_granted(ledger, run=run, step=step)
+    state: StepState = "waiting"
+    waiting_for = code = reason = hint = ""
+    if last is not None and last.outcome == "committed":
+        state = "committed"
+    elif denial is not None:
+        state, code, reason, hint = "denied", denial.code, denial.reason, denial.hint
+    elif last is not None and last.outcome == "open":
+        expired = parse_instant(last.expires) <= ledger.now
+        state, waiting_for, code = ("failed", "", "lease_expired") if expired else ("running", "receipt", "")
+    elif last is not None:
+        state, code = ("cancelled", "cancelled") if last.outcome == "cancelled" else ("failed", last.outcome)
+    elif granted:
+        state, waiting_for = "granted", "lease"
+    else:
+        waiting_for = _waiting_for(ledger, approval=approval, run=run, step=step)
+    return StepStatus(
+        run_id=run.run_id,
+        step=step.name,
+        state=state,
+        waiting_for=waiting_for,
+        code=code,
+        reason=reason,
+        hint=hint,
+        attempt=last.attempt if last else 0,
+        granted=granted,
+        outputs=_outputs(ledger, lease_id=last.lease_id) if last is not None and state == "committed" else (),
+        trust=broker.domain.trust,
+    )
+
+
+def _waiting_for(ledger: Ledger, *, approval: Approval, run: Run, step: Step) -> str:
+    missing = missing_inputs(step, pinned=ledger.pinned(run.run_id, step.name))
+    if missing:
+        return "inputs: " + ", ".join(missing)
+    committed = ledger.committed_steps(run.run_id)
+    earlier = [name for name in earlier_steps(approval, name=step.name) if name not in committed]
+    if earlier:
+        return "steps: " + ", ".join(earlier)
+    return "grant" if "before" in step.gates else "lease"
+
+
+def _is_granted(ledger: Ledger, *, run: Run, step: Step) -> bool:
+    table = store.granted
+    query = sa.select(table).where(table.c.run_id == run.run_id, table.c.step == step.name)
+    row = store.one(ledger.connection, query)
+    if row is None or parse_instant(row.expires) <= ledger.now:
+        return False
+    _, policy = ledger.policy_in_force(step.policy)
+    return bool(row.policy == policy and row.approval == ledger.approval_in_force(run.pipeline) == run.approval)
+
+
+def _last_denial(ledger: Ledger, *, run_id: str, step: str, after: int) -> sa.Row[Any] | None:
+    table = store.denial
+    query = (
+        sa.select(table)
+        .where(table.c.run_id == run_id, table.c.step == step, table.c.after_attempt == after)
+        .order_by(table.c.id.desc())
+        .limit(1)
+    )
+    return store.one(ledger.connection, query)
+
+
+def _outputs(ledger: Ledger, *, lease_id: str) -> tuple[Published, ...]:
+    table = store.manifest
+    rows = ledger.connection.execute(sa.select(table).where(table.c.lease_id == lease_id).order_by(table.c.dataset))
+    return tuple(Published(dataset=row.dataset, version=row.version, manifest=row.digest) for row in rows)

@@ -1,0 +1,58 @@
+"""The broker's configuration file, `broker.yaml`. Relative paths are relative to the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydantic
+import yaml
+
+from ppml_airflow.errors import ConfigurationError
+
+
+class BrokerSettings(pydantic.BaseModel):
+    """Where the broker listens and finds what it needs. No secret stands in it, only paths to secrets."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    listen: tuple[str, ...]
+    """`http://127.0.0.1:8650` or `unix:/path/to/socket`; several are served at once."""
+    domain: Path
+    """domain.json of the owners."""
+    signing_key: Path
+    database: Path
+    keystore: Path
+    passphrase: Path
+    """0600 file with the keystore's passphrase."""
+    dataset_keys: Path
+    tokens: Path
+    tee_roots: tuple[Path, ...]
+    """DER certificates; none in a hardware domain means Intel's compiled-in root."""
+    collateral: Path
+
+
+def load_settings(path: Path) -> BrokerSettings:
+    """Read `broker.yaml`.
+
+    Raises:
+        ConfigurationError: no such file, not YAML, or a field that is missing, unknown or wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"broker configuration {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"broker configuration {path} is not YAML: {error}") from error
+    try:
+        settings = BrokerSettings.model_validate(content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigurationError(f"broker configuration {path}: {where}: {first['msg'].lower()}") from error
+    return settings.model_copy(update=_absolute(settings, base=path.resolve().parent))
+
+
+def _absolute(settings: BrokerSettings, *, base: Path) -> dict[str, object]:
+    absolute: dict[str, object] = {name: base / value for name, value in settings if isinstance(value, Path)}
+    absolute["tee_roots"] = tuple(base / root for root in settings.tee_roots)
+    return absolute
