@@ -1,0 +1,79 @@
+"""From a step of an open run to a guest: message 4. All of it is untrusted there; the guest verifies it for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import Approval, Input, Param, Step
+from ppml_airflow.domain.jobs import require_step
+from ppml_airflow.errors import PolicyDeniedError, PpmlError
+from ppml_airflow.operators.hook import PpmlHook
+from ppml_airflow.protocol.client import BrokerClient
+from ppml_airflow.protocol.messages import LaunchRequest, StepStatus
+
+
+@runtime_checkable
+class ComputeOperator(Protocol):
+    """An operator that is a step of the pipeline. Its task_id is the step's name."""
+
+    task_id: str
+    pipeline: str | None
+    runtime: str
+    ppml_conn_id: str
+    inputs: tuple[str, ...]
+    outputs_to: Mapping[str, tuple[str, ...]]
+
+    def code_files(self) -> Mapping[str, bytes]:
+        """The code that the guest runs, by the names that the approval lists."""
+        ...
+
+    def compiled_step(
+        self,
+        *,
+        params: Mapping[str, Param],
+        inputs: tuple[Input, ...],
+        gates: tuple[Any, ...],
+        log_recipients: tuple[str, ...],
+    ) -> Step:
+        """The step as an approval lists it."""
+        ...
+
+
+def launch_request(
+    operator: ComputeOperator, *, role: Literal["preflight", "job"], run_id: str, hook: PpmlHook, broker: BrokerClient
+) -> LaunchRequest:
+    """What a runtime is asked to start.
+
+    Raises:
+        PolicyDeniedError: the approval covers no such step, or inputs are missing.
+    """
+    bundle = broker.bundle(run_id, operator.task_id)
+    step = require_step(canonical.decode(bundle.approval.payload, into=Approval), name=operator.task_id)
+    return LaunchRequest(
+        image=step.image,
+        role=role,
+        step=step.name,
+        bundle=bundle,
+        code=operator.code_files(),
+        broker=hook.broker_url,
+        storage=hook.storage,
+    )
+
+
+def require_not_refused(status: StepStatus) -> None:
+    """Raise what the broker last said no to.
+
+    Raises:
+        PolicyDeniedError: the step was denied or cancelled.
+        PpmlError: its job failed.
+    """
+    subject = f"step {status.step}"
+    if status.state == "denied":
+        raise PolicyDeniedError(f"{subject} was denied: {status.reason}", code=status.code, hint=status.hint)
+    if status.state == "cancelled":
+        raise PolicyDeniedError(f"{subject} was cancelled", code=status.code or "cancelled", hint=status.hint)
+    if status.state == "failed":
+        hint = status.hint or f"ppml logs {status.run_id} shows the sealed log to who may open it"
+        raise PpmlError(f"{subject} failed: {status.reason or status.code}", code=status.code or "failed", hint=hint)

@@ -1,0 +1,39 @@
+"""What Airflow learns about this provider: the connection type `ppml` with its form. Imports nothing of Airflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TEXT = {"type": ["string", "null"]}
+_FIELDS = {
+    "storage": "Folder of the sealed datasets",
+    "quoting": "Socket of the quoting service (process runtime)",
+    "owner_agent": "Address of the owner's agent",
+    "recipient_agent": "Address of the recipient's agent",
+    "passports": "Folder of the passports",
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """The provider's entry point (`apache_airflow_provider`)."""
+    return {
+        "package-name": "ppml-airflow",
+        "name": "PPML",
+        "description": "Trusted pipelines: sealed data, attestation gates, enclaves and passports.",
+        "connection-types": [
+            {
+                "connection-type": "ppml",
+                "hook-class-name": "ppml_airflow.operators.hook.PpmlHook",
+                "hook-name": "PPML key broker",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login", "port"],
+                    "relabeling": {"host": "Broker", "password": "Token"},
+                    "placeholders": {
+                        "host": "https://broker:8443 or unix:/run/ppml/broker.sock",
+                        "password": "the token that the broker's tokens.json names",
+                    },
+                },
+                "conn-fields": {name: {"label": label, "schema": _TEXT} for name, label in _FIELDS.items()},
+            }
+        ],
+    }

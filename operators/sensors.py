@@ -1,0 +1,123 @@
+"""The gates of a pipeline as Airflow shows them. What opens is decided, and remembered, by the broker alone.
+
+A sensor set to `success` by hand opens nothing: the lease of the step behind it asks for the broker's own row.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import BaseSensorOperator
+
+from ppml_airflow.errors import BY_KIND, ConfigurationError, PpmlError, UnavailableError
+from ppml_airflow.operators.errors import airflow_errors
+from ppml_airflow.operators.hook import PpmlHook
+from ppml_airflow.operators.launches import ComputeOperator, launch_request, require_not_refused
+from ppml_airflow.operators.runs import open_run
+from ppml_airflow.operators.triggers import StepTrigger, Until, is_settled
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator, Context
+
+    from ppml_airflow.protocol.client import BrokerClient
+    from ppml_airflow.protocol.messages import StepStatus
+
+
+class AttestationSensor(BaseSensorOperator):
+    """Wait until evidence of a step has been judged (`before`), or until its receipt is in (`after`). Exactly one.
+
+    `before` starts the step's guest, which only attests, and needs its inputs complete; `after` starts nothing.
+
+    Args:
+        before: the task behind this gate, or its id.
+        after: the task in front of this gate, or its id.
+        pipeline: name of the approved pipeline; the dag_id if None.
+        ppml_conn_id: the connection.
+        poke_interval: pause between two questions to the broker, in seconds.
+        timeout: how long to wait at most.
+    """
+
+    def __init__(
+        self,
+        *,
+        before: BaseOperator | str | None = None,
+        after: BaseOperator | str | None = None,
+        task_id: str = "",
+        pipeline: str | None = None,
+        ppml_conn_id: str = PpmlHook.default_conn_name,
+        poke_interval: float = 2.0,
+        timeout: float = 12 * 3600.0,
+        **kwargs: Any,
+    ) -> None:
+        task = after if before is None else before
+        if task is None or None not in (before, after):
+            raise ConfigurationError("AttestationSensor wants exactly one of before= and after=")
+        self.gate: Literal["before", "after"] = "after" if before is None else "before"
+        self.step = task if isinstance(task, str) else task.task_id
+        task_id = task_id or f"gate_{self.gate}_{self.step.replace('.', '_')}"
+        super().__init__(task_id=task_id, poke_interval=poke_interval, timeout=timeout, **kwargs)
+        self.pipeline = pipeline
+        self.ppml_conn_id = ppml_conn_id
+
+    def execute(self, context: Context) -> dict[str, str]:
+        """Pass, wait, or fail with the clause that refused."""
+        return self._advance(context, is_attested=False)
+
+    def execute_complete(self, context: Context, event: dict[str, str]) -> dict[str, str]:
+        """Go on after a wait: the broker is asked again, the event is only a bell."""
+        with airflow_errors(self.dag.fileloc):
+            if event["woken"] == "unavailable":
+                raise UnavailableError(event["reason"])
+            if event["woken"] == "refused":
+                raise BY_KIND.get(event["kind"], PpmlError)(event["reason"], code=event["code"], hint=event["hint"])
+        return self._advance(context, is_attested=event["until"] == "granted")
+
+    def _advance(self, context: Context, *, is_attested: bool) -> dict[str, str]:
+        with airflow_errors(self.dag.fileloc):
+            hook = PpmlHook(self.ppml_conn_id)
+            with hook.broker() as broker:
+                run = open_run(broker, context=context, pipeline=self.pipeline, patience_s=hook.patience_s)
+                if self.gate == "before" and not is_attested:
+                    return self._before(broker, hook=hook, run_id=run.run_id)
+                until: Until = "granted" if self.gate == "before" else "committed"
+                return self._settle(broker.status(run.run_id, self.step), until=until)
+
+    def _before(self, broker: BrokerClient, *, hook: PpmlHook, run_id: str) -> dict[str, str]:
+        status = broker.status(run_id, self.step)
+        if status.granted or status.state == "committed":
+            return self._pass(status)
+        if not is_settled(status, until="inputs"):
+            self._wait(status, until="inputs")
+        operator = self.dag.get_task(self.step)
+        if not isinstance(operator, ComputeOperator):
+            raise ConfigurationError(f"task {self.step} is not a step that can be attested")
+        request = launch_request(operator, role="preflight", run_id=run_id, hook=hook, broker=broker)
+        self.log.info("step %s: attesting image %s", self.step, request.image)
+        hook.runtime(operator.runtime).run(
+            request, on_event=lambda event: self.log.info("%s %s", event.state, event.stage)
+        )
+        return self._settle(broker.status(run_id, self.step), until="granted")
+
+    def _settle(self, status: StepStatus, *, until: Until) -> dict[str, str]:
+        if not is_settled(status, until=until):
+            self._wait(status, until=until)
+        if not status.granted or until == "committed":
+            require_not_refused(status)
+        return self._pass(status)
+
+    def _wait(self, status: StepStatus, *, until: Until) -> None:
+        self.log.info("step %s waits for %s", self.step, status.waiting_for or until)
+        trigger = StepTrigger(
+            ppml_conn_id=self.ppml_conn_id,
+            run_id=status.run_id,
+            step=self.step,
+            until=until,
+            poll_s=self.poke_interval,
+        )
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=self.timeout))
+
+    def _pass(self, status: StepStatus) -> dict[str, str]:
+        trust = "SIMULATED" if status.trust == "simulated" else status.trust
+        self.log.info("gate %s %s is open: %s, trust: %s", self.gate, self.step, status.state, trust)
+        return {"run_id": status.run_id, "step": self.step, "state": status.state}

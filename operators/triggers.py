@@ -1,0 +1,117 @@
+"""Waiting for the broker without a worker. The trigger only wakes its sensor; the sensor asks the broker again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+from urllib.parse import quote
+
+import httpx
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from ppml_airflow import canonical
+from ppml_airflow.errors import PpmlError, UnavailableError
+from ppml_airflow.operators.hook import PpmlHook
+from ppml_airflow.protocol.client import raise_problem
+from ppml_airflow.protocol.messages import StepStatus
+
+Until = Literal["inputs", "granted", "committed"]
+REFUSED = ("denied", "failed", "cancelled")
+
+
+class StepTrigger(BaseTrigger):
+    """Wakes when a step's inputs are complete, its gate is decided, or its receipt is there.
+
+    Serialized it holds names only: the token stays in the connection.
+
+    Args:
+        ppml_conn_id: the connection.
+        run_id: the broker's.
+        step: name of the step.
+        until: what to wait for.
+        poll_s: pause between two questions.
+    """
+
+    def __init__(self, *, ppml_conn_id: str, run_id: str, step: str, until: Until, poll_s: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow leaves it untyped
+        self.ppml_conn_id = ppml_conn_id
+        self.run_id = run_id
+        self.step = step
+        self.until = until
+        self.poll_s = poll_s
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Class path and arguments, as the database keeps them."""
+        arguments = {name: getattr(self, name) for name in ("ppml_conn_id", "run_id", "step", "until", "poll_s")}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Ask until settled; yield one event: `settled`, `unavailable` or `refused` with code, reason and hint."""
+        hook = PpmlHook(self.ppml_conn_id)
+        hook.connection = await PpmlHook.aget_connection(self.ppml_conn_id)
+        try:
+            async with status_client(hook) as client:
+                await self._wait(client, patience_s=hook.patience_s)
+            event = {"woken": "settled"}
+        except PpmlError as error:
+            woken = "unavailable" if isinstance(error, UnavailableError) else "refused"
+            problem = {"kind": type(error).__name__, "code": error.code, "reason": error.message, "hint": error.hint}
+            event = {"woken": woken, **problem}
+        yield TriggerEvent({**event, "until": self.until})  # type: ignore[no-untyped-call]  # Airflow leaves it untyped
+
+    async def _wait(self, client: httpx.AsyncClient, *, patience_s: float) -> None:
+        answered, shown = time.monotonic(), ""
+        while True:
+            try:
+                status = await ask_status(client, run_id=self.run_id, step=self.step)
+            except UnavailableError as error:
+                if time.monotonic() - answered > patience_s:
+                    raise
+                shown = self._show(f"waits for the broker: {error.message}", shown=shown)
+            else:
+                answered = time.monotonic()
+                if is_settled(status, until=self.until):
+                    return
+                shown = self._show(f"waits for {status.waiting_for or self.until}", shown=shown)
+            await asyncio.sleep(self.poll_s)
+
+    def _show(self, text: str, *, shown: str) -> str:
+        if text != shown:
+            self.log.info("step %s %s", self.step, text)
+        return text
+
+
+def is_settled(status: StepStatus, *, until: Until) -> bool:
+    """Whether there is nothing more to wait for, well or ill."""
+    if status.state == "committed":
+        return True
+    if until == "inputs":
+        return not status.waiting_for.startswith("inputs")
+    return status.state in REFUSED or (until == "granted" and status.granted)
+
+
+def status_client(hook: PpmlHook) -> httpx.AsyncClient:
+    """An asynchronous client of the broker."""
+    headers = {"Authorization": f"Bearer {hook.token}"} if hook.token else {}
+    url, transport = hook.broker_url, None
+    if url.startswith("unix:"):
+        url, transport = "http://local", httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"))
+    return httpx.AsyncClient(base_url=url, transport=transport, headers=headers, timeout=30.0, trust_env=False)
+
+
+async def ask_status(client: httpx.AsyncClient, *, run_id: str, step: str) -> StepStatus:
+    """The state of one step.
+
+    Raises:
+        UnavailableError: no answer.
+        PpmlError: what the broker answered with.
+    """
+    try:
+        response = await client.get(f"/ppml/v1/runs/{run_id}/steps/{quote(step)}")
+    except httpx.TransportError as error:
+        raise UnavailableError(f"broker does not answer: {type(error).__name__}") from error
+    if response.is_error:
+        raise_problem(response.status_code, response.content)
+    return canonical.decode(response.content, into=StepStatus)
