@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.errors import ConfigurationError, MalformedInputError
 from ppml_airflow.protocol.client import endpoint
+from ppml_airflow.sealing.columns import simple_type
+from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import SigningKey
 from ppml_airflow.units import KIB
@@ -38,6 +40,8 @@ class Seal:
     source: Path
     dataset: str
     pipelines: frozenset[str]
+    columns: tuple[Column, ...]
+    """Columns that the source must have, with their types; a CSV column that is not listed gets an inferred type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,12 @@ class Settings:
     delivers: Mapping[str, Delivery]
 
 
+def _column_type(text: str) -> str:
+    if simple_type(text) is None:
+        raise ValueError(f"{text[:40]!r} is not a type such as string, int64, double, bool, date32[day]")
+    return text
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -75,6 +85,7 @@ class _SealEntry(_Strict):
     source: _Text
     dataset: _Name
     pipelines: _Pipelines
+    columns: dict[_Text, Annotated[str, AfterValidator(_column_type)]] = {}
 
 
 class _DeliverEntry(_Strict):
@@ -130,6 +141,7 @@ def load_settings(path: Path) -> Settings:
                 source=folder / entry.source,
                 dataset=entry.dataset,
                 pipelines=frozenset(entry.pipelines),
+                columns=tuple(Column(name=column, type=text) for column, text in entry.columns.items()),
             )
             for name, entry in file.seals.items()
         },
