@@ -9,6 +9,7 @@ from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import DatasetVersion, Denial, ParamValue, Release, RunClosed, Trust
 from ppml_airflow.provenance.attempts import JudgedAttempt, RunDocuments
 from ppml_airflow.provenance.completeness import StepOutcome
+from ppml_airflow.provenance.log import Checkpoint
 from ppml_airflow.provenance.trust_bundle import TrustBundle
 from ppml_airflow.units import Digest, HexId, Instant, Name
 
@@ -56,7 +57,8 @@ class PassportReport(Document, frozen=True, kw_only=True):
     releases: tuple[Release, ...]
     earlier_inputs: tuple[DatasetVersion, ...]
     """Inputs that enclaves made in earlier runs: how, those runs' passports show."""
-    log_size: int
+    log: Checkpoint
+    """Where the log stood at the end of the run: what a verifier may pin."""
     checkpoints_compared: int
     claimed: Mapping[str, str]
 
@@ -94,7 +96,7 @@ def make_report(
         denials=closed.denials,
         releases=closed.releases,
         earlier_inputs=earlier,
-        log_size=closed.log_size,
+        log=Checkpoint(log_size=closed.log_size, log_root=closed.log_root),
         checkpoints_compared=sum(pinned.log_size <= closed.log_size for pinned in trust.checkpoints),
         claimed=run.claimed,
     )

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from ppml_airflow.domain.documents import Certificate, Domain, Role, Run
+from ppml_airflow.domain.documents import Certificate, Domain, Role, Run, Trust
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import Envelope, PublicKey, SigningKey
 from ppml_airflow.units import format_instant
@@ -15,9 +15,9 @@ from ppml_airflow.units import format_instant
 class Owners:
     """The root key, the broker's, one producer's, one recipient's, and a key per dataset; all certified."""
 
-    def __init__(self, *datasets: str) -> None:
+    def __init__(self, *datasets: str, trust: Trust = "simulated") -> None:
         self.root = SigningKey.generate()
-        self.domain = Domain(name="test", roots=(self.root.public,), threshold=1, trust="simulated")
+        self.domain = Domain(name="test", roots=(self.root.public,), threshold=1, trust=trust)
         self.broker = SigningKey.generate()
         self.producer = SigningKey.generate()
         self.recipient = SealingKey.generate()
