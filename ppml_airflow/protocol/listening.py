@@ -1,4 +1,4 @@
-"""The socket that an agent listens on: a Unix socket that only its own user may open, or loopback or network TCP.
+"""The socket that a service listens on: a Unix socket that only its own user may open, or loopback or network TCP.
 
 uvicorn would make a Unix socket that everybody may write to; so the socket is bound here and handed over.
 """
