@@ -24,7 +24,7 @@ def start_process(
     *,
     environment: Mapping[str, str],
     log: Path,
-    death_signal: signal.Signals,
+    death_signal: signal.Signals | None,
     folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, its output appended to a log that only its owner reads.
@@ -33,7 +33,7 @@ def start_process(
         arguments: the command.
         environment: all of it; nothing is inherited.
         log: for stdout and stderr.
-        death_signal: what the kernel sends it when the calling thread ends. Call from the main thread.
+        death_signal: what the kernel sends it when the calling thread ends; None to let it go on alone.
         folder: to start in.
     """
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -46,7 +46,7 @@ def start_process(
             env=dict(environment),
             cwd=folder,
             start_new_session=True,
-            preexec_fn=die_with_parent(death_signal),
+            preexec_fn=die_with_parent(death_signal) if death_signal else None,
         )
     finally:
         os.close(handle)
