@@ -197,7 +197,7 @@ def _judge_collateral(verified: VerifiedEvidence, *, policy: Policy, now: dateti
             want=f"at least {policy.minimum_evaluation_number}",
             hint="fetch fresh collateral for this platform",
         )
-    if not verified.collateral_issued <= now <= verified.collateral_expires:
+    if not verified.collateral_issued <= now < verified.collateral_expires:
         yield Reason(
             clause="collateral_time",
             got=format_instant(now),

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import datetime
 
 import dcap_qvl
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ppml_airflow.attestation.roots import TrustRoot, trust_of
+from ppml_airflow.attestation.roots import TrustRoot
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, PpmlError, VerificationError
+from ppml_airflow.units import format_instant
 
 _REFRESH = "fetch fresh collateral for this platform"
 _UPDATE = "update microcode and firmware of the machine, then fetch fresh collateral"
@@ -50,6 +53,7 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("Failed to parse PCK CRL", "collateral_malformed", ""),
     ("Failed to parse CRL", "collateral_malformed", ""),
     ("Invalid key length", "collateral_malformed", ""),
+    ("component count mismatch", "collateral_malformed", ""),
     ("Certificate chain is too short for", "collateral_malformed", ""),
     ("No TCB levels found", "collateral_malformed", ""),
     ("Unrecognized TCB status", "collateral_malformed", ""),
@@ -71,7 +75,9 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("TDX module", "tdx_module", _UPDATE),
     ("QE ISVPRODID mismatch", "quoting_enclave", ""),
     ("QE MRSIGNER mismatch", "quoting_enclave", ""),
-    (" QE ", "quoting_enclave", ""),
+    ("QE MISCSELECT mismatch", "quoting_enclave", ""),
+    ("QE ATTRIBUTES mismatch", "quoting_enclave", ""),
+    ("QE ISVSVN", "quoting_enclave", _UPDATE),
     # the enclave can be looked into
     ("Debug mode is enabled", "debug_enclave", "start the enclave without debug"),
     ("SEPT_VE_DISABLE is not enabled", "debug_enclave", "set SEPT_VE_DISABLE for the TD"),
@@ -80,9 +86,15 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     # certificates and revocation lists; `explain` looks closer
     ("Failed to verify certificate chain", CHAIN, ""),
     ("Failed to parse root CA CRL", CHAIN, ""),
-    ("Crl", CHAIN, ""),
-    ("Cert", CHAIN, ""),
-    ("certificate", CHAIN, ""),
+    ("Failed to parse certs", CHAIN, ""),
+    ("Failed to extract PCK certificates", CHAIN, ""),
+    ("Failed to parse PCK certificate", CHAIN, ""),
+    ("Certificate chain is too short in quote", CHAIN, ""),
+    ("CertRevoked", CHAIN, ""),
+    ("UnknownIssuer", CHAIN, ""),
+    ("UnknownRevocationStatus", CHAIN, ""),
+    ("InvalidCrlSignature", CHAIN, ""),
+    ("IssuerNotCrlSigner", CHAIN, ""),
 )
 
 _MALFORMED = frozenset({"quote_malformed", "collateral_malformed"})
@@ -96,53 +108,53 @@ def refusal(text: str) -> PpmlError:
     return kind(f"evidence is refused: {said[:300]}", code=code, hint=hint)
 
 
-def explain(error: PpmlError, *, quote: bytes, collateral: bytes, roots: Iterable[TrustRoot]) -> PpmlError:
-    """Look closer at a refused certificate chain, for people: another root, a revoked platform, or just broken.
+def explain(
+    error: PpmlError, *, quote: bytes, collateral: bytes, roots: Iterable[TrustRoot], now: datetime
+) -> PpmlError:
+    """Look closer at a refused certificate chain, for people: another root, a revoked platform, an old list, or broken.
 
     Reads untrusted bytes, after the refusal, and never judges anything by them.
     """
     if error.code != CHAIN:
         return error
-    chain = _chain_of(quote)
-    if not chain:
-        return error
-    wanted = [root.key_id for root in roots]
-    found = _key_id(chain[-1])
-    if found not in wanted:
-        known = ", ".join(f"{key_id[:16]}... ({trust_of(key_id)})" for key_id in wanted)
-        got = f"{found[:16]}... ({trust_of(found)})" if found else "no P-256 key"
-        return VerificationError(
-            f"evidence leads to the root {got}, wanted one of: {known}",
-            code="untrusted_root",
-            hint="evidence counts only where its root is named; a simulated root never counts as hardware",
-        )
-    if chain[0].serial_number in _revoked_serials(collateral):
-        return VerificationError(
-            f"evidence is refused: the certificate {chain[0].serial_number:x} of its platform is revoked",
-            code="platform_revoked",
-            hint="do not use this machine; ask its vendor why",
-        )
-    return error
-
-
-def _chain_of(quote: bytes) -> list[x509.Certificate]:
     try:
-        pem = dcap_qvl.parse_quote(quote).cert_chain_pem_bytes()
-        return x509.load_pem_x509_certificates(pem) if pem else []
-    except ValueError:
-        return []
+        chain = x509.load_pem_x509_certificates(dcap_qvl.parse_quote(quote).cert_chain_pem_bytes() or b"")
+        found = TrustRoot(chain[-1].public_bytes(Encoding.DER))
+        wanted = tuple(roots)
+        if found.key_id not in {root.key_id for root in wanted}:
+            return _untrusted_root(found, wanted=wanted)
+        return _revocation(chain, lists=_revocation_lists(collateral), now=now) or error
+    except (ValueError, KeyError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm, ConfigurationError):
+        return error  # nothing more can be read: what dcap-qvl said stands
 
 
-def _key_id(certificate: x509.Certificate) -> str:
-    try:
-        return TrustRoot(certificate.public_bytes(Encoding.DER)).key_id
-    except ConfigurationError:
-        return ""
+def _untrusted_root(found: TrustRoot, *, wanted: tuple[TrustRoot, ...]) -> VerificationError:
+    got, *known = (f"{root.key_id[:16]}... ({root.trust})" for root in (found, *wanted))
+    return VerificationError(
+        f"evidence leads to the root {got}, wanted {' or '.join(known)}",
+        code="untrusted_root",
+        hint="evidence counts only where its root is named; a simulated root never counts as hardware",
+    )
 
 
-def _revoked_serials(collateral: bytes) -> frozenset[int]:
-    try:
-        revoked = x509.load_der_x509_crl(bytes.fromhex(json.loads(collateral)["pck_crl"]))
-    except (ValueError, KeyError, TypeError):
-        return frozenset()
-    return frozenset(entry.serial_number for entry in revoked)
+def _revocation(
+    chain: list[x509.Certificate], *, lists: list[x509.CertificateRevocationList], now: datetime
+) -> VerificationError | None:
+    for revoked in lists:
+        if any(revoked.get_revoked_certificate_by_serial_number(each.serial_number) for each in chain):
+            return VerificationError(
+                f"evidence is refused: the certificate {chain[0].serial_number:x} of its platform is revoked",
+                code="platform_revoked",
+                hint="do not use this machine; ask its vendor why",
+            )
+        if revoked.next_update_utc is not None and revoked.next_update_utc <= now:
+            expired = format_instant(revoked.next_update_utc)
+            return VerificationError(
+                f"evidence is refused: a revocation list expired at {expired}", code="collateral_expired", hint=_REFRESH
+            )
+    return None
+
+
+def _revocation_lists(collateral: bytes) -> list[x509.CertificateRevocationList]:
+    fields = json.loads(collateral)
+    return [x509.load_der_x509_crl(bytes.fromhex(fields[name])) for name in ("pck_crl", "root_ca_crl")]

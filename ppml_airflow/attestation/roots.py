@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Meta
@@ -58,7 +59,7 @@ class TrustRoot:
         """
         try:
             return cls(x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER))
-        except ValueError as error:
+        except (ValueError, x509.InvalidVersion) as error:
             raise ConfigurationError("trust root is not a PEM certificate") from error
 
     @cached_property
@@ -66,7 +67,7 @@ class TrustRoot:
         """What policies and results call this root by."""
         try:
             key = x509.load_der_x509_certificate(self.certificate).public_key()
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise ConfigurationError("trust root is not a DER certificate") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise ConfigurationError("trust root does not have a P-256 key")

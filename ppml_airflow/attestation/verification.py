@@ -54,7 +54,7 @@ class VerifiedEvidence:
     collateral_issued: datetime
     """The newest of the dates at which parts of the collateral were issued."""
     collateral_expires: datetime
-    """The earliest of the dates at which parts of the collateral expire."""
+    """The earliest of the dates at which parts of the collateral expire; it is good before that second."""
 
 
 def verify_evidence(
@@ -88,7 +88,7 @@ def verify_evidence(
     try:
         claims_json = _verify_under_any(evidence.quote, collateral=collateral, roots=roots, now_s=int(now.timestamp()))
     except PpmlError as error:
-        raise explain(error, quote=evidence.quote, collateral=collateral, roots=roots) from error
+        raise explain(error, quote=evidence.quote, collateral=collateral, roots=roots, now=now) from error
     # 3
     return _read_claims(claims_json, evidence=evidence, roots=roots)
 
@@ -102,9 +102,8 @@ def _verify_under_any(quote: bytes, *, collateral: bytes, roots: tuple[TrustRoot
             verifier = dcap_qvl.QuoteVerifier(root.certificate)
             return str(verifier.verify_with_policy(quote, parsed, now_s, policy).to_json())
         except ValueError as error:
-            if (
-                refused is None or refused.code == CHAIN
-            ):  # under a root that is not its own, every quote has a bad chain
+            # Under a root that is not its own every quote has a bad chain: that says nothing about the quote.
+            if refused is None or refused.code == CHAIN:
                 refused = refusal(str(error))
     raise refused or ConfigurationError("no trust root is given; wanted at least one", code="no_roots")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -65,7 +65,7 @@ class EnclaveReport:
 class QuoteSigner:
     """A quoting enclave's certified attestation key: everything in a quote that does not change from quote to quote."""
 
-    attestation_key: ec.EllipticCurvePrivateKey
+    attestation_key: ec.EllipticCurvePrivateKey = field(repr=False)
     qe_svn: int
     pce_svn: int
     certification: bytes

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppml_airflow.attestation.evidence import Evidence
+from ppml_airflow.attestation.policy import ImageReference, Policy
+from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
+from ppml_airflow.attestation.verification import VerifiedEvidence, verify_evidence
+
+NOW = datetime(2026, 11, 23, 1, 2, 3, tzinfo=UTC)
+MEASUREMENT = bytes(range(32))
+REPORT_DATA = bytes(range(64))
+
+
+@pytest.fixture(scope="session")
+def now() -> datetime:
+    return NOW
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPlatform:
+    return SimulatedPlatform.create(tmp_path_factory.mktemp("platform") / "tee", now=NOW)
+
+
+@pytest.fixture(scope="session")
+def other_platform(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPlatform:
+    return SimulatedPlatform.create(tmp_path_factory.mktemp("other") / "tee", now=NOW)
+
+
+@pytest.fixture(scope="session")
+def quote(platform: SimulatedPlatform) -> bytes:
+    return platform.quote_sgx(measurement=MEASUREMENT, report_data=REPORT_DATA)
+
+
+@pytest.fixture(scope="session")
+def collateral(platform: SimulatedPlatform) -> bytes:
+    return platform.collateral(NOW)
+
+
+@pytest.fixture(scope="session")
+def verify(platform: SimulatedPlatform, quote: bytes, collateral: bytes) -> Callable[..., VerifiedEvidence]:
+    """Verify the good quote, or with one thing changed."""
+
+    def verify_changed(**changed: Any) -> VerifiedEvidence:
+        evidence = Evidence(tee=changed.pop("tee", "sgx"), quote=changed.pop("quote", quote))
+        return verify_evidence(evidence, **{"collateral": collateral, "roots": (platform.root,), "now": NOW, **changed})
+
+    return verify_changed
+
+
+@pytest.fixture(scope="session")
+def verified(verify: Callable[..., VerifiedEvidence]) -> VerifiedEvidence:
+    return verify()
+
+
+@pytest.fixture(scope="session")
+def policy(platform: SimulatedPlatform) -> Policy:
+    return Policy(
+        domain_id="sha256:" + "0" * 64,
+        name="nightly",
+        version=1,
+        images={"spark": ImageReference(measurements=(MEASUREMENT.hex(),))},
+        tees=("sgx",),
+        trust_roots=(platform.root.key_id,),
+        tcb_statuses=("UpToDate",),
+        advisories=(),
+        minimum_evaluation_number=1,
+        platform_features=(),
+    )
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """Recorded quotes of real machines."""
+    folder = os.environ.get("PPML_CORPUS")
+    if not folder:
+        pytest.skip("PPML_CORPUS names no folder of recorded quotes")
+    return Path(folder)

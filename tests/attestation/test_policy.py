@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ppml_airflow import canonical
+from ppml_airflow.attestation.policy import ImageReference, Policy, format_policy_file, parse_policy_file
+from ppml_airflow.errors import ConfigurationError, MalformedInputError
+from ppml_airflow.signing import SigningKey, verify_envelope
+
+DOMAIN = "sha256:" + "0" * 64
+GOOD = f"""\
+name: nightly
+version: 3
+images:
+  spark:
+    measurements:
+      - {"ab" * 32}
+tees: [sgx]
+trust_roots:
+  - {"cd" * 48}
+tcb_statuses: [UpToDate, SWHardeningNeeded]
+advisories: [INTEL-SA-00615]
+minimum_evaluation_number: 17
+platform_features: [smt]
+"""
+FIELDS = [line.split(":")[0] for line in GOOD.splitlines() if line[0] not in " "]
+
+
+def _changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new, 1)
+
+
+def test_policy_file_reads_as_the_document_it_spells() -> None:
+    policy = parse_policy_file(GOOD, domain_id=DOMAIN)
+    assert policy == Policy(
+        domain_id=DOMAIN,
+        name="nightly",
+        version=3,
+        images={"spark": ImageReference(measurements=("ab" * 32,))},
+        tees=("sgx",),
+        trust_roots=("cd" * 48,),
+        tcb_statuses=("UpToDate", "SWHardeningNeeded"),
+        advisories=("INTEL-SA-00615",),
+        minimum_evaluation_number=17,
+        platform_features=("smt",),
+    )
+
+
+def test_written_policy_file_reads_as_the_same_policy() -> None:
+    policy = parse_policy_file(GOOD, domain_id=DOMAIN)
+    assert parse_policy_file(format_policy_file(policy), domain_id=DOMAIN) == policy
+
+
+def test_signed_policy_comes_back_as_it_was() -> None:
+    policy, key = parse_policy_file(GOOD, domain_id=DOMAIN), SigningKey.generate()
+    assert verify_envelope(key.sign(policy), into=Policy, keys=(key.public,)) == policy
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_policy_without_any_one_field_is_refused(field: str) -> None:
+    value = canonical.convert(_builtins(), into=dict[str, Any])
+    del value[field]
+    lines = GOOD.splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith(f"{field}:"))
+    end = next((at for at in range(start + 1, len(lines)) if lines[at][0] != " "), len(lines))
+    with pytest.raises(ConfigurationError, match=f"{field}: field required"):
+        parse_policy_file("\n".join(lines[:start] + lines[end:]), domain_id=DOMAIN)
+    with pytest.raises(MalformedInputError, match="missing required field"):
+        canonical.convert(value, into=Policy)
+
+
+def _builtins() -> Any:
+    return msgspec.to_builtins(parse_policy_file(GOOD, domain_id=DOMAIN))
+
+
+@pytest.mark.parametrize("field", ["images", "tees", "trust_roots", "tcb_statuses"])
+def test_policy_that_lists_nothing_is_refused(field: str) -> None:
+    empty: Any = {} if field == "images" else []
+    with pytest.raises(MalformedInputError, match="wanted at least one"):
+        canonical.convert({**_builtins(), field: empty}, into=Policy)
+
+
+def test_image_without_a_measurement_is_refused() -> None:
+    with pytest.raises(MalformedInputError, match="image has no measurements"):
+        canonical.convert({**_builtins(), "images": {"spark": {"measurements": []}}}, into=Policy)
+    with pytest.raises(ConfigurationError, match=r"images\.spark\.measurements"):
+        parse_policy_file(_changed(f"\n      - {'ab' * 32}", " []"), domain_id=DOMAIN)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("name: nightly", "name: 7", 1, "name"),
+        ("name: nightly", "name: ../up", 1, "name"),
+        ("version: 3", "version: 0", 2, "version"),
+        ("version: 3", 'version: "3"', 2, "version"),
+        ("  spark:", "  sp/ark:", 4, r"images\.sp/ark"),
+        ("ab" * 32, "AB" * 32, 6, r"images\.spark\.measurements\.0"),
+        ("ab" * 32, "ab" * 31, 6, r"images\.spark\.measurements\.0"),
+        ("[sgx]", "[sgx, sev]", 7, r"tees\.1"),
+        ("[sgx]", "sgx", 7, "tees"),
+        ("[sgx]", "[]", 7, "tees"),
+        ("cd" * 48, "any", 9, r"trust_roots\.0"),
+        ("UpToDate", "Revoked", 10, r"tcb_statuses\.0"),
+        ("INTEL-SA-00615", "all of them", 11, r"advisories\.0"),
+        ("17", "-1", 12, "minimum_evaluation_number"),
+        ("17", "1.5", 12, "minimum_evaluation_number"),
+        ("[smt]", "[turbo]", 13, r"platform_features\.0"),
+        ("[smt]", "[smt]\ndebug: true", 14, "debug: extra inputs are not permitted"),
+    ],
+)
+def test_mistake_in_the_file_is_named_with_its_line(old: str, new: str, line: int, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"policy\.yaml:{line}: {said}"):
+        parse_policy_file(_changed(old, new), domain_id=DOMAIN, name="policy.yaml")
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    text = _changed("version: 3", "version: 0").replace("[sgx]", "[sev]")
+    with pytest.raises(ConfigurationError, match=r":2: version.*:7: tees\.0"):
+        parse_policy_file(text, domain_id=DOMAIN)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "name", "name: [", "\t", "name: !!python/object:os.system x"])
+def test_text_that_is_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse_policy_file(text, domain_id=DOMAIN)
+
+
+def test_field_written_twice_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="version: written twice"):
+        parse_policy_file(GOOD + "version: 4\n", domain_id=DOMAIN)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[sgx]", "[sgx, sgx]"),
+        ("[smt]", "[smt, smt]"),
+        ("[INTEL-SA-00615]", "[INTEL-SA-00615, INTEL-SA-00615]"),
+        (f"- {'ab' * 32}", f"- {'ab' * 32}\n      - {'ab' * 32}"),
+    ],
+)
+def test_entry_listed_twice_is_refused(old: str, new: str) -> None:
+    with pytest.raises(ConfigurationError, match="has an entry twice"):
+        parse_policy_file(_changed(old, new), domain_id=DOMAIN)
+
+
+def test_policy_of_a_domain_that_is_no_digest_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="domain_id"):
+        parse_policy_file(GOOD, domain_id="mine")
+
+
+TD = "12" * 48
+
+
+@pytest.mark.parametrize("measurement", [":".join([TD] * 5), f"{TD}:{TD}:any:{TD}:any"])
+def test_td_is_measured_by_all_its_registers(measurement: str) -> None:
+    policy = parse_policy_file(_changed("ab" * 32, measurement), domain_id=DOMAIN)
+    assert policy.images["spark"].measurements == (measurement,)
+
+
+@pytest.mark.parametrize("measurement", [TD, f"{TD}:{TD}", f"any:{TD}:{TD}:{TD}:{TD}", f"{TD}:any"])
+def test_td_with_a_register_left_out_is_refused(measurement: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"measurements\.0"):
+        parse_policy_file(_changed("ab" * 32, measurement), domain_id=DOMAIN)
