@@ -128,14 +128,24 @@ class Supervisor:
         return self._folder / f"{service.name}.pid"
 
 
+def _locked(handle: int) -> bool:
+    """Take the lock; somebody who only looks whether it is held holds it for a moment himself."""
+    for _ in range(20):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
 def main() -> None:
     """Supervise the folder named on the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     folder = Path(sys.argv[1])
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _locked(handle):
         sys.exit(f"another supervisor runs the services of {folder}")
     os.ftruncate(handle, 0)
     os.write(handle, f"{os.getpid()}\n".encode())
