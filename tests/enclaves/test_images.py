@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,38 +11,17 @@ from ppml_airflow.enclaves.images import load_domain, set_up_image
 from ppml_airflow.enclaves.measurement import FileDigestCache, load_installation, measure
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.signing import SigningKey
-
-DOMAIN = Domain(name="tests", roots=(SigningKey.generate().public,), threshold=1, trust="simulated")
-
-
-def make_wheel(folder: Path, *, answer: int) -> Path:
-    """A wheel of one module."""
-    wheel = folder / "sample-1.0-py3-none-any.whl"
-    files = {
-        "sample.py": f"ANSWER = {answer}\n",
-        "sample-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: sample\nVersion: 1.0\n",
-        "sample-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "sample-1.0.dist-info/RECORD"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-        archive.writestr(record, "".join(f"{name},,\n" for name in (*files, record)))
-    return wheel
+from tests.support.small_images import DOMAIN, make_source, make_wheel
 
 
-@pytest.fixture()
+@pytest.fixture
 def source(tmp_path: Path) -> Path:
-    source = tmp_path / "checkout" / "images" / "plain"
-    source.mkdir(parents=True)
-    (source / "requirements.txt").write_text("# nothing\n")
-    (source / "README.md").write_text("An image for tests.\n")
-    return source
+    return make_source(tmp_path)
 
 
 def set_up(source: Path, tmp_path: Path, *, answer: int = 42) -> tuple[Path, list[str]]:
     said: list[str] = []
-    wheel = make_wheel(tmp_path, answer=answer)
+    wheel = make_wheel(tmp_path, files={"sample.py": f"ANSWER = {answer}\n"})
     folder = set_up_image(
         "plain", source=source, home=tmp_path / "home", domain=DOMAIN, wheel=wheel, progress=said.append
     )
@@ -106,7 +84,7 @@ def test_an_image_of_another_domain_measures_differently(source: Path, tmp_path:
     folder, _ = set_up(source, tmp_path)
     before = measure(folder, cache=FileDigestCache()).digest
     other = Domain(name="others", roots=(SigningKey.generate().public,), threshold=1, trust="simulated")
-    wheel = make_wheel(tmp_path, answer=42)
+    wheel = make_wheel(tmp_path, files={"sample.py": "ANSWER = 42\n"})
     set_up_image("plain", source=source, home=tmp_path / "home", domain=other, wheel=wheel)
     assert measure(folder, cache=FileDigestCache()).digest != before
 

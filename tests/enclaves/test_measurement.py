@@ -18,7 +18,7 @@ from ppml_airflow.enclaves.measurement import (
 from ppml_airflow.errors import ConfigurationError
 
 
-@pytest.fixture()
+@pytest.fixture
 def host(tmp_path: Path) -> Path:
     """An interpreter, a standard library and a JDK, in miniature."""
     host = tmp_path / "host"
@@ -36,7 +36,7 @@ def host(tmp_path: Path) -> Path:
     return host
 
 
-@pytest.fixture()
+@pytest.fixture
 def image(tmp_path: Path, host: Path) -> Path:
     """A set-up image, in miniature."""
     image = tmp_path / "images" / "spark"

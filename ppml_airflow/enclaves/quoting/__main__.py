@@ -1,0 +1,36 @@
+"""`python -m ppml_airflow.enclaves.quoting --home PPML_HOME --socket PATH`: the quoting service as a process."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ppml_airflow.enclaves.quoting.service import QuotingService
+from ppml_airflow.errors import PpmlError
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="ppml_airflow.enclaves.quoting", description="Launch, measure, quote guests.")
+    parser.add_argument("--home", type=Path, required=True, help="PPML_HOME")
+    parser.add_argument("--socket", type=Path, required=True, help="the Unix socket to listen on")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    os.umask(0o077)
+    try:
+        service = QuotingService(home=arguments.home.resolve(), socket_path=arguments.socket)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: service.stop())
+        service.serve()
+    except PpmlError as error:
+        logging.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""One guest: started from a measured image in a private directory, known by the socket handed over at its start."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from ppml_airflow.enclaves.measurement import Measurement, load_installation
+from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders, kill_session
+from ppml_airflow.protocol.launches import LineSocket
+
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+_SAID_BYTES = 2000
+
+
+class Guest:
+    """A running guest. It leads a session of its own, so that all it starts can be ended with it.
+
+    Attributes:
+        measurement: taken by the service just before the start; what quotes for this guest say.
+        channel: the service's end of the socket.
+        has_quote: whether a quote was made, and so whether the guest may hold secrets.
+    """
+
+    def __init__(self, folder: Path, *, measurement: Measurement, private_folders: PrivateFolders) -> None:
+        self.measurement = measurement
+        self.has_quote = False
+        self._exit_code: int | None = None
+        self._ending = threading.Lock()
+        self._private_folders = private_folders
+        self._private = private_folders.make()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = self._start(folder, channel=theirs.fileno())
+            except BaseException:
+                ours.close()
+                private_folders.sweep(self._private)
+                raise
+        self.channel = LineSocket(ours)
+
+    def _start(self, folder: Path, *, channel: int) -> subprocess.Popen[bytes]:
+        temporary = self._private / "tmp"
+        temporary.mkdir()
+        java_home = load_installation(folder).java_home
+        environment = {"PATH": _PATH, "HOME": str(self._private), "TMPDIR": str(temporary), "LANG": "C.UTF-8"}
+        if java_home is not None:
+            environment["JAVA_HOME"] = java_home
+        command = [str(folder / "env" / "bin" / "python"), "-I", "-B", "-X", f"pycache_prefix={folder / 'bytecode'}"]
+        command += ["-m", "ppml_airflow.guest", "--channel", str(channel), "--parent", str(os.getpid())]
+        with (self._private / "guest.log").open("wb") as log:
+            return subprocess.Popen(
+                command,
+                cwd=self._private,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(channel,),
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """End the guest and everything that it started, at once. Safe from any thread, any number of times."""
+        with self._ending:
+            if self._exit_code is None:
+                kill_session(self._process.pid)
+
+    def finish(self, *, patience_s: float = 0) -> int:
+        """Wait a little for the guest to end by itself, then end it; sweep. Returns its exit code."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience_s)
+        self.kill()
+        self.channel.close()
+        with self._ending:
+            self._exit_code = self._process.wait()
+        self._private_folders.sweep(self._private)
+        return self._exit_code
+
+    def last_words(self) -> str:
+        """The end of what the guest printed, if no quote was made for it: without a quote it was given no secret."""
+        if self.has_quote:
+            return ""
+        log = self._private / "guest.log"
+        return log.read_bytes()[-_SAID_BYTES:].decode(errors="replace").strip() if log.is_file() else ""

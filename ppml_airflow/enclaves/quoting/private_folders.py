@@ -1,0 +1,107 @@
+"""Private directories of guests: a tmpfs of its own where one can be mounted, else a folder of mode 0700.
+
+Such a directory counts as inside the enclave: it holds code, keys in use and plaintext. It is swept when its guest
+ends; what a crash of the service left is swept at its next start, together with any process that still works there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Self
+
+from ppml_airflow import canonical
+from ppml_airflow.errors import ConfigurationError
+
+_log = logging.getLogger(__name__)
+_MS_NOSUID, _MS_NODEV, _MNT_DETACH = 2, 4, 2
+_TMPFS_OPTIONS = b"mode=0700,size=50%"
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class PrivateFolders:
+    """The private directories of one installation, all in one folder of mode 0700.
+
+    The path is short and in the machine's folder for temporary files, because Unix sockets allow 107 bytes.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(mode=0o700, exist_ok=True)
+        status = root.lstat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o170777 != 0o040700:
+            raise ConfigurationError(f"{root} is not a folder of ours with mode 0700", hint=f"remove {root}")
+
+    @classmethod
+    def of_home(cls, home: Path) -> Self:
+        """The private directories of an installation, named after its PPML_HOME."""
+        name = canonical.digest_bytes(os.fsencode(home.resolve()))[7:15]
+        return cls(Path(tempfile.gettempdir()) / f"ppml-guests-{name}")
+
+    def make(self) -> Path:
+        """Make an empty private directory."""
+        folder = self.root / secrets.token_hex(4)
+        folder.mkdir(mode=0o700)
+        options = (b"tmpfs", os.fsencode(folder), b"tmpfs", _MS_NOSUID | _MS_NODEV, _TMPFS_OPTIONS)
+        if _libc.mount(*options) != 0:
+            _log.debug("no tmpfs for %s: %s", folder, os.strerror(ctypes.get_errno()))
+        return folder
+
+    def sweep(self, folder: Path) -> None:
+        """Kill what still works in a private directory and remove it."""
+        for process in _working_in(folder):
+            _kill(process)
+        if folder.is_mount():
+            _libc.umount2(os.fsencode(folder), _MNT_DETACH)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep_all(self) -> None:
+        """Remove every private directory: at the start of the service, when none can be in use."""
+        for folder in self.root.iterdir():
+            _log.info("sweeping %s, left by a crash", folder)
+            self.sweep(folder)
+
+
+def kill_session(leader: int) -> None:
+    """Kill all processes of a session, whatever groups they made for themselves (pyspark's daemon makes one)."""
+    while processes := [process for process in _processes() if _session_of(process) == leader]:
+        for process in processes:
+            _kill(process)
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+
+
+def _session_of(process: int) -> int | None:
+    """The session of a process; None for one that has ended or is a zombie."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[3])
+
+
+def _working_in(folder: Path) -> list[int]:
+    found = []
+    for process in _processes():
+        try:
+            working = Path(f"/proc/{process}/cwd").readlink()
+        except OSError:
+            continue
+        if working == folder or folder in working.parents:
+            found.append(process)
+    return found
+
+
+def _kill(process: int) -> None:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        _log.debug("process %d has ended already", process)

@@ -1,0 +1,215 @@
+"""The quoting service of the simulated platform: a Unix socket on which runtimes launch guests.
+
+One connection, one guest. The service measures the image now, starts the guest, hands it the request unread, answers
+its requests for a quote with *that* measurement, and forwards its events. Closing the connection kills the guest.
+
+Refuses: a request that names a measurement (there is no field for one), a second service for the same installation.
+
+Source: the trust protocol, rule 16.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import threading
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ppml_airflow import canonical
+from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
+from ppml_airflow.enclaves.images import image_lock
+from ppml_airflow.enclaves.measurement import FileDigestCache, Measurement, measure
+from ppml_airflow.enclaves.quoting.launch import Guest
+from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
+from ppml_airflow.errors import ConfigurationError, MalformedInputError, PpmlError, UnavailableError
+from ppml_airflow.protocol.launches import (
+    FromGuest,
+    GuestEvent,
+    GuestProblem,
+    GuestResult,
+    LineSocket,
+    QuoteAnswer,
+    QuoteRequest,
+)
+from ppml_airflow.protocol.messages import LaunchRequest
+
+_log = logging.getLogger(__name__)
+_DAY_S = 24 * 3600
+_OUTER_WALL_S = 24 * 3600
+_PATIENCE_S = 2.0
+
+
+class QuotingService:
+    """Serves one installation until stopped."""
+
+    def __init__(self, *, home: Path, socket_path: Path) -> None:
+        self._home = home
+        self._socket_path = socket_path
+        self._platform = SimulatedPlatform.load(home / "tee")
+        self._cache = FileDigestCache()
+        self._measuring = threading.Lock()
+        self._stopping = threading.Event()
+        self._guests: set[Guest] = set()
+        self._private_folders: PrivateFolders
+        self._listener: socket.socket
+
+    def serve(self) -> None:
+        """Listen until `stop` is called; then no guest is left.
+
+        Raises:
+            ConfigurationError: a service of this installation is running already.
+        """
+        with ExitStack() as stack:
+            self._take_lock(stack)
+            self._private_folders = PrivateFolders.of_home(self._home)
+            self._private_folders.sweep_all()
+            self._write_collateral()
+            self._listen(stack)
+            threading.Thread(target=self._renew_collateral, daemon=True).start()
+            _log.info("listening on %s", self._socket_path)
+            threads: list[threading.Thread] = []
+            while not self._stopping.is_set():
+                with suppress(OSError):  # stop() shuts the listener down
+                    connection, _ = self._listener.accept()
+                    threads = [thread for thread in threads if thread.is_alive()]
+                    threads.append(threading.Thread(target=self._serve_connection, args=(connection,)))
+                    threads[-1].start()
+            for guest in list(self._guests):
+                guest.kill()
+            for thread in threads:
+                thread.join()
+
+    def stop(self) -> None:
+        """End all guests and return from `serve`. May be called from a signal handler."""
+        self._stopping.set()
+        with suppress(AttributeError, OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+
+    def _take_lock(self, stack: ExitStack) -> None:
+        (self._home / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = stack.enter_context((self._home / "run" / "quoting.lock").open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(f"a quoting service for {self._home} is running already") from error
+
+    def _listen(self, stack: ExitStack) -> None:
+        self._socket_path.unlink(missing_ok=True)
+        self._listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        before = os.umask(0o177)
+        try:
+            self._listener.bind(str(self._socket_path))
+        except OSError as error:
+            raise ConfigurationError(f"socket {self._socket_path} cannot be made: {error}") from error
+        finally:
+            os.umask(before)
+        stack.callback(self._socket_path.unlink, missing_ok=True)
+        self._listener.listen()
+
+    def _write_collateral(self) -> None:
+        target = self._home / "tee" / "collateral.json"
+        partial = target.with_suffix(".partial")
+        partial.write_bytes(self._platform.collateral(datetime.now(UTC)))
+        partial.replace(target)
+
+    def _renew_collateral(self) -> None:
+        while not self._stopping.wait(_DAY_S):
+            self._write_collateral()
+
+    def _serve_connection(self, connection: socket.socket) -> None:
+        client = LineSocket(connection)
+        try:
+            self._launch(client)
+        except PpmlError as error:
+            with suppress(UnavailableError):
+                client.send(GuestProblem.of(error))
+        except Exception:
+            _log.exception("a launch failed")
+            with suppress(UnavailableError):
+                client.send(GuestProblem.of(UnavailableError("the quoting service failed", code="service_failed")))
+        finally:
+            client.close()
+
+    def _launch(self, client: LineSocket) -> None:
+        line = client.receive_line()
+        if line is None:
+            return
+        image = canonical.decode(line, into=LaunchRequest).image
+        folder = self._home / "images" / image
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with image_lock(folder, exclusive=False):
+            client.send(GuestEvent(state="measuring"))
+            measurement = self._measure(folder)
+            client.send(GuestEvent(state="starting"))
+            guest = Guest(folder, measurement=measurement, private_folders=self._private_folders)
+            self._guests.add(guest)
+            try:
+                last = self._accompany(guest, client=client, request=line)
+            finally:
+                guest.finish()
+                self._guests.discard(guest)
+        client.send(last)
+
+    def _measure(self, folder: Path) -> Measurement:
+        with self._measuring:
+            measurement = measure(folder, cache=self._cache)
+        _log.info("image %s measures %s", folder.name, measurement.hex)
+        return measurement
+
+    def _accompany(self, guest: Guest, *, client: LineSocket, request: bytes) -> GuestResult | GuestProblem:
+        """Serve a guest until it has said its last line, which is returned."""
+        watch = threading.Thread(target=_kill_when_gone, args=(client, guest))
+        wall = threading.Timer(_OUTER_WALL_S, guest.kill)
+        wall.daemon = True
+        wall.start()
+        watch.start()
+        try:
+            if self._stopping.is_set():
+                guest.kill()
+            return self._converse(guest, client=client, request=request)
+        finally:
+            wall.cancel()
+            with suppress(OSError):
+                client.connection.shutdown(socket.SHUT_RD)
+            watch.join()
+
+    def _converse(self, guest: Guest, *, client: LineSocket, request: bytes) -> GuestResult | GuestProblem:
+        with suppress(UnavailableError):
+            guest.channel.send_line(request)
+        while (message := self._next(guest)) is not None:
+            match message:
+                case QuoteRequest():
+                    guest.has_quote = True
+                    quote = self._platform.quote_sgx(
+                        measurement=guest.measurement.digest, report_data=message.report_data
+                    )
+                    guest.channel.send(QuoteAnswer(quote=quote))
+                case GuestEvent():
+                    client.send(message)
+                case GuestResult() | GuestProblem():
+                    return message
+        words, code = guest.last_words(), guest.finish(patience_s=_PATIENCE_S)
+        raise UnavailableError(
+            f"the guest ended without an answer, exit code {code}{f': {words}' if words else ''}",
+            code="guest_ended",
+        )
+
+    def _next(self, guest: Guest) -> FromGuest | None:
+        try:
+            message: FromGuest | None = guest.channel.receive(FromGuest)
+        except MalformedInputError as error:
+            raise MalformedInputError(
+                "the guest said what no guest says; it was ended", code="guest_refused"
+            ) from error
+        return message
+
+
+def _kill_when_gone(client: LineSocket, guest: Guest) -> None:
+    """End the guest when the client closes its connection, or says anything more."""
+    with suppress(OSError):
+        client.connection.recv(1)
+    guest.kill()
