@@ -17,12 +17,11 @@ from ppml_airflow.errors import PpmlError, UnavailableError
 CURED_BY_APPROVAL = frozenset(
     {
         "approval_expired",
-        "approval_missing",
-        "approval_replaced",
         "attempts_used_up",
         "code_not_approved",
         "gate_missing",
         "gate_void",
+        "not_approved",
         "other_job",
         "param_out_of_bounds",
         "param_unknown",
@@ -54,7 +53,7 @@ def airflow_errors(dag_file: str) -> Iterator[None]:
 def explain(error: PpmlError, *, dag_file: str) -> str:
     """What was refused, by which clause, and what to do, in at most four lines."""
     lines = [f"{error.message} [{error.code}]"]
-    if error.hint:
+    if error.hint and "ppml compile" not in error.hint:
         lines.append(f"what to do: {error.hint}")
     if error.code in CURED_BY_APPROVAL:
         document = f"{Path(dag_file).stem}.approval.json"

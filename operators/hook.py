@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
-from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, PpmlError, UnavailableError
+from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError
 from ppml_airflow.protocol.client import BrokerClient, JsonClient
 
 if TYPE_CHECKING:
@@ -101,13 +101,12 @@ class PpmlHook(BaseHook):
         return True, "; ".join(line for line in found if line)
 
     def _check_token(self, broker: BrokerClient) -> None:
+        """Ask for a step that cannot be: the answer says whether the token is known."""
         try:
-            broker.run(_NO_RUN)
-        except PolicyDeniedError as error:
-            if error.code.startswith("token"):
+            broker.status(_NO_RUN, "none")
+        except PpmlError as error:
+            if error.code == "token_unknown" or isinstance(error, UnavailableError):
                 raise
-        except ConfigurationError:
-            pass
 
     def _check_service(self, extra: str) -> str:
         value = str(self.connection.extra_dejson.get(extra) or "")

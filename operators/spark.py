@@ -103,7 +103,9 @@ class TrustedSparkSubmitOperator(BaseOperator):
                 f"conf {unknown[0]} is not allowed", hint=f"allowed: {', '.join(sorted(SETTINGS))}"
             )
         self.inputs = tuple(inputs)
-        self.outputs_to = {dataset: tuple(recipients) for dataset, recipients in outputs.items()}
+        self.outputs_to: Mapping[str, tuple[str, ...]] = {
+            dataset: tuple(recipients) for dataset, recipients in outputs.items()
+        }
         self.sql = sql
         self.application = application
         self.py_files = tuple(py_files)
@@ -200,10 +202,8 @@ class TrustedSparkSubmitOperator(BaseOperator):
         request = launch_request(self, role="job", run_id=run_id, hook=hook, broker=broker)
         runtime = hook.runtime(self.runtime)
         self._at_work = (runtime, run_id)
-        try:
-            runtime.run(request, on_event=self._show)
-        finally:
-            self._at_work = None
+        runtime.run(request, on_event=self._show)
+        self._at_work = None
         return broker.status(run_id, self.task_id)
 
     def _show(self, event: GuestEvent) -> None:
