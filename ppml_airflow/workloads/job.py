@@ -1,0 +1,118 @@
+"""What a workload gets from the guest, and what it gives back. Values only.
+
+A `Workload` runs one job in two phases: `prepare` before the lease, with no secret anywhere and errors in full;
+`run` after it, answered by one word of the closed vocabulary and never by an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Protocol
+
+from ppml_airflow.domain.documents import Limits
+from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.sealing.tables import file_key
+from ppml_airflow.workloads.vocabulary import Outcome
+
+TypedValue = int | str | bool | Decimal | date
+"""The value of a parameter as jobs see it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableInput:
+    """A granted input: the name that the job calls it by, its columns, its encrypted Parquet parts in order."""
+
+    view: str
+    columns: tuple[Column, ...]
+    parts: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableOutput:
+    """An output and the number of its parts, which is fixed before the lease."""
+
+    dataset: str
+    files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadJob:
+    """One job, as its approval spells it out."""
+
+    code: Path
+    """Folder with the private copy of the job's code."""
+    argv: tuple[str, ...]
+    """The program (a file below `code`) and its arguments."""
+    params: Mapping[str, TypedValue]
+    environment: Mapping[str, str]
+    inputs: tuple[TableInput, ...]
+    outputs: tuple[TableOutput, ...]
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileKey:
+    """What opens or writes one encrypted Parquet file: its dataset's data key (32 bytes) and its AAD prefix.
+
+    Job processes are told `key`, the file's own, and never the data key.
+    """
+
+    data_key: bytes = field(repr=False)
+    aad: bytes
+
+    @property
+    def key(self) -> bytes:
+        """The key of this file (32 bytes)."""
+        return file_key(self.data_key, aad=self.aad)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobKeys:
+    """What the lease released, as a job's process may ask for it."""
+
+    read: Mapping[Path, FileKey]
+    """One for each part of each `TableInput`, by the path given there."""
+    write: Callable[[str, str], FileKey]
+    """Of (output dataset, relative path such as `part-00000`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """How a job ended. Outputs are there only if the outcome is `ok`."""
+
+    outcome: Outcome
+    outputs: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """Encrypted Parquet parts of each output, in order, named by their final relative paths."""
+    disclosed: Mapping[str, int] = field(default_factory=dict)
+    """Counts that the job wants to disclose; the guest lets out those that the approval lists."""
+
+    def __bool__(self) -> bool:
+        raise TypeError("a JobResult is neither true nor false: compare its outcome")
+
+
+class Workload(Protocol):
+    """A way to run jobs: an entry of `registry.WORKLOADS`."""
+
+    def prepare(self) -> Mapping[str, tuple[Column, ...]]:
+        """Check everything that can be checked without a secret; return the columns of each output.
+
+        Raises:
+            ConfigurationError: the job's code, names or limits are wrong; says what and where.
+        """
+        ...
+
+    def run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
+        """Run the prepared job once. `on_progress` gets the per cent of input that has been opened."""
+        ...
+
+    def cancel(self) -> None:
+        """Make a `run` in another thread end with `cancelled`."""
+        ...
+
+    def close(self) -> None:
+        """Kill what still runs. May be called twice."""
+        ...

@@ -1,0 +1,177 @@
+"""How Spark is configured in an enclave: the settings file, the options of the Java machine, the environment.
+
+Everything runs in one process on one host, listens on the loopback interface only, authenticates and encrypts what it
+sends and spills, keeps no user interface, event log or metrics, reads and writes local files through
+`ConfinedFileSystem` and Parquet through `GuestKeys`. No key, and nothing secret, is in a setting, an argument or the
+environment. The environment is empty but for what Spark needs and what the approved step lists.
+
+Source: https://spark.apache.org/docs/4.0.0/security.html and configuration.html; module options as in
+`org.apache.spark.launcher.JavaModuleOptions` of Spark 4.3.0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ppml_airflow.domain.documents import Limits
+from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.workloads.spark.installation import SparkInstallation
+
+MINIMUM_MEMORY_MIB = 1024
+
+MODULE_OPTIONS = (
+    "-XX:+IgnoreUnrecognizedVMOptions",
+    "--add-modules=jdk.incubator.vector",
+    "--add-opens=java.base/java.lang=ALL-UNNAMED",
+    "--add-opens=java.base/java.lang.invoke=ALL-UNNAMED",
+    "--add-opens=java.base/java.lang.reflect=ALL-UNNAMED",
+    "--add-opens=java.base/java.io=ALL-UNNAMED",
+    "--add-opens=java.base/java.net=ALL-UNNAMED",
+    "--add-opens=java.base/java.nio=ALL-UNNAMED",
+    "--add-opens=java.base/java.util=ALL-UNNAMED",
+    "--add-opens=java.base/java.util.concurrent=ALL-UNNAMED",
+    "--add-opens=java.base/java.util.concurrent.atomic=ALL-UNNAMED",
+    "--add-opens=java.base/jdk.internal.ref=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.cs=ALL-UNNAMED",
+    "--add-opens=java.base/sun.security.action=ALL-UNNAMED",
+    "--add-opens=java.base/sun.util.calendar=ALL-UNNAMED",
+    "--add-opens=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
+    "-Dio.netty.tryReflectionSetAccessible=true",
+    "-Dio.netty.allocator.type=pooled",
+    "-Dio.netty.handler.ssl.defaultEndpointVerificationAlgorithm=NONE",
+    "--sun-misc-unsafe-memory-access=allow",
+    "--enable-native-access=ALL-UNNAMED",
+)
+
+REFUSED_SCHEMES = ("hdfs", "http", "https", "har", "viewfs", "webhdfs", "swebhdfs", "ftp", "sftp", "s3a", "abfs", "gs")
+"""File systems that Hadoop's jars register, or would with one more jar."""
+
+_SETTINGS = {
+    # Confinement.
+    "spark.hadoop.fs.defaultFS": "file:///",
+    "spark.hadoop.fs.file.impl": "ppml.spark.ConfinedFileSystem",
+    **{f"spark.hadoop.fs.{scheme}.impl": "ppml.spark.ConfinedFileSystem$Refused" for scheme in REFUSED_SCHEMES},
+    "spark.hadoop.parquet.crypto.factory.class": "ppml.spark.GuestKeys",
+    "spark.sql.sources.default": "parquet",
+    # Speech, on the network and on disk.
+    "spark.authenticate": "true",
+    "spark.network.crypto.enabled": "true",
+    "spark.network.crypto.cipher": "AES/GCM/NoPadding",
+    "spark.network.crypto.authEngineVersion": "2",
+    "spark.network.crypto.saslFallback": "false",
+    "spark.io.encryption.enabled": "true",
+    "spark.io.encryption.keySizeBits": "256",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.ui.enabled": "false",
+    "spark.eventLog.enabled": "false",
+    "spark.executor.processTreeMetrics.enabled": "false",
+    "spark.metrics.appStatusSource.enabled": "false",
+    # What queries mean.
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.catalogImplementation": "in-memory",
+    "spark.sql.scripting.enabled": "false",
+    "spark.sql.runSQLOnFiles": "false",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
+    "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
+    # A sorted result keeps the order of its partitions when they are merged into parts.
+    "spark.shuffle.reduceLocality.enabled": "false",
+    # Two parts never share a name, and none is written twice.
+    "spark.speculation": "false",
+    "spark.task.maxFailures": "1",
+}
+
+
+def spark_settings(private: Path, *, limits: Limits) -> dict[str, str]:
+    """The settings of one job, whose private directory this is."""
+    return _SETTINGS | {
+        "spark.master": f"local[{limits.cores}]",
+        "spark.app.name": "ppml",
+        "spark.sql.shuffle.partitions": str(max(4, 2 * limits.cores)),
+        "spark.default.parallelism": str(limits.cores),
+        "spark.hadoop.ppml.private": str(private),
+        "spark.local.dir": str(private / "tmp"),
+        "spark.sql.warehouse.dir": str(private / "warehouse"),
+    }
+
+
+def format_properties(settings: Mapping[str, str]) -> str:
+    """Write settings as a Java properties file (ASCII, backslashes escaped)."""
+    lines = (f"{name}={value.encode('unicode_escape').decode('ascii')}\n" for name, value in sorted(settings.items()))
+    return "".join(lines)
+
+
+LOG_SETTINGS = """\
+status = error
+rootLogger.level = warn
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n%ex
+"""
+
+
+def java_options(private: Path, *, limits: Limits, heap_share: float) -> list[str]:
+    """Options of the Java machine: as much heap as the step's memory allows, no traces outside the private directory.
+
+    Raises:
+        ConfigurationError: the step allows less memory than Spark starts with.
+    """
+    if limits.memory_mib < MINIMUM_MEMORY_MIB:
+        raise ConfigurationError(
+            f"limits.memory_mib is {limits.memory_mib}; Spark needs at least {MINIMUM_MEMORY_MIB}",
+            hint="raise the limit of the step and have it approved again",
+        )
+    return [
+        *MODULE_OPTIONS,
+        f"-Xmx{int(limits.memory_mib * heap_share)}m",
+        f"-XX:ActiveProcessorCount={limits.cores}",
+        "-XX:+ExitOnOutOfMemoryError",
+        "-XX:+DisableAttachMechanism",
+        "-XX:-UsePerfData",
+        f"-XX:ErrorFile={private / 'tmp' / 'java-error'}",
+        f"-Djava.io.tmpdir={private / 'tmp'}",
+        "-Duser.timezone=UTC",
+        "-Dfile.encoding=UTF-8",
+        f"-Dlog4j2.configurationFile={(private / 'conf' / 'log4j2.properties').as_uri()}",
+    ]
+
+
+_REFUSED_NAMES = re.compile(
+    r"(LD_|PYTHON|PYSPARK_|SPARK_|HADOOP_|JAVA_|JDK_|_JAVA_|PPML_|GLIBC_|MALLOC_).*|CLASSPATH|PATH|HOME|TMPDIR|LANG|IFS",
+    re.IGNORECASE,
+)
+
+
+def job_environment(private: Path, *, installation: SparkInstallation, approved: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a job's processes: nothing inherited.
+
+    Raises:
+        ConfigurationError: the step lists a variable that would change what code runs.
+    """
+    for name in approved:
+        if _REFUSED_NAMES.fullmatch(name) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ConfigurationError(
+                f"environment variable {name} is refused: it could change which code runs",
+                hint="use a name of your own, or a param",
+            )
+    return dict(approved) | {
+        "PATH": f"{installation.environment / 'bin'}:/usr/bin:/bin",
+        "HOME": str(private),
+        "TMPDIR": str(private / "tmp"),
+        "LANG": "C.UTF-8",
+        "JAVA_HOME": str(installation.java_home),
+        "SPARK_HOME": str(installation.spark_home),
+        "SPARK_CONF_DIR": str(private / "conf"),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_HOSTNAME": "localhost",
+        "PYSPARK_PYTHON": str(installation.python),
+        "PYSPARK_DRIVER_PYTHON": str(installation.python),
+    }

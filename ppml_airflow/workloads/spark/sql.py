@@ -1,0 +1,189 @@
+"""Workload `spark-sql`: one query over granted tables, written to one output.
+
+The statement is the file that `argv` names. Before the lease it is judged on Spark's parsed plan, against the
+allow-lists in `jvm/resources`, and analysed over empty tables with the manifests' columns; after it the same query
+runs over the sealed parts, in the same Java machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError, VerificationError
+from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.workloads.job import JobKeys, JobResult, TypedValue, WorkloadJob
+from ppml_airflow.workloads.spark.guest_socket import Connection, input_links
+from ppml_airflow.workloads.spark.installation import SparkInstallation
+from ppml_airflow.workloads.spark.outputs import collect_output
+from ppml_airflow.workloads.spark.process import SparkProcess
+from ppml_airflow.workloads.spark.types import arrow_columns, spark_schema
+from ppml_airflow.workloads.vocabulary import Outcome, outcome_of
+
+_HEAP_SHARE = 0.7
+_START_S = 120.0
+
+
+class SparkSql:
+    """Runs one SQL job; see `job.Workload`."""
+
+    def __init__(self, job: WorkloadJob, *, installation: SparkInstallation, private: Path, log: Path) -> None:
+        if len(job.argv) != 1 or len(job.outputs) != 1:
+            raise ConfigurationError(
+                f"spark-sql step has argv {list(job.argv)} and {len(job.outputs)} outputs; wanted the name of the"
+                " file with the query, and one output"
+            )
+        self._job = job
+        self._views = [
+            {"name": table.view, "schema": spark_schema(table.columns, view=table.view)} for table in job.inputs
+        ]
+        self._statement = _load_statement(job)
+        self._process = SparkProcess(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE)
+        self._control: Connection | None = None
+        self._columns: tuple[Column, ...] = ()
+
+    def prepare(self) -> Mapping[str, tuple[Column, ...]]:
+        """Start Java, judge and analyse the statement; return the columns of the output.
+
+        Raises:
+            ConfigurationError: code `sql_syntax`, `sql_refused`, `unknown_table`, `unknown_column`,
+                `unknown_parameter` or `sql_invalid`; says what, where and what would be right.
+            UnavailableError: Java did not start in time.
+        """
+        self._columns = self.judge(self._statement)
+        return {self._job.outputs[0].dataset: self._columns}
+
+    def judge(self, statement: str) -> tuple[Column, ...]:
+        """Judge any statement over this job's tables, without touching the prepared one's columns.
+
+        Raises: as `prepare`.
+        """
+        if self._control is None:
+            self._control = self._started()
+        answer = self._ask(
+            self._control,
+            {"op": "judge", "sql": statement, "views": self._views, "params": typed_literals(self._job.params)},
+        )
+        if "error" in answer:
+            raise self._statement_error(answer["error"])
+        return arrow_columns(answer["columns"], dataset=self._job.outputs[0].dataset)
+
+    def run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
+        """Run the prepared query; see `job.Workload`."""
+        try:
+            return self._run(keys=keys, on_progress=on_progress)
+        except Exception as error:  # Whatever it is, only a word of the vocabulary may leave.
+            self._process.write_log(error)
+            return JobResult(outcome="output_mismatch" if isinstance(error, VerificationError) else "job_failed")
+
+    def cancel(self) -> None:
+        """Make a `run` in another thread end with `cancelled`."""
+        self._process.cancel()
+
+    def close(self) -> None:
+        """Kill what still runs. May be called twice."""
+        if self._control is not None:
+            self._control.close()
+        self._process.close()
+
+    def _run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
+        output = self._job.outputs[0]
+        folder = self._process.private / "output" / output.dataset
+        self._process.socket.arm(keys, on_progress=on_progress)
+        outcome = self._command(
+            {"op": "run", "inputs": self._input_paths(), "folder": str(folder), "files": output.files}
+        )
+        if outcome != "ok":
+            return JobResult(outcome=outcome)
+        parts = collect_output(folder, output=output, columns=self._columns, keys=keys)
+        on_progress(100)
+        return JobResult(outcome="ok", outputs={output.dataset: parts})
+
+    def _input_paths(self) -> dict[str, list[str]]:
+        return {
+            table.view: [str(link) for link in input_links(self._process.private, inputs=(table,))]
+            for table in self._job.inputs
+        }
+
+    def _command(self, message: Mapping[str, Any]) -> Outcome:
+        if self._control is None:
+            raise ConfigurationError("spark-sql job was not prepared")
+        self._control.send(message)
+        try:
+            answer = self._control.receive(timeout_s=self._process.remaining_s() or 0.001)
+        except TimeoutError:
+            self._process.kill()
+            return "limit_time"
+        if answer is None:
+            return self._process.end()
+        return "ok" if answer.get("done") is True else outcome_of(answer.get("failed"))
+
+    # ------------------------------------------------------------------------------------------ phase 1
+
+    def _started(self) -> Connection:
+        self._process.start(["ppml.spark.SqlJob", str(self._process.settings_file)])
+        control = self._process.await_control(timeout_s=_START_S)
+        self._expect(control)
+        return control
+
+    def _ask(self, control: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
+        control.send(message)
+        return self._expect(control)
+
+    def _expect(self, control: Connection) -> dict[str, Any]:
+        try:
+            answer = control.receive(timeout_s=_START_S)
+        except TimeoutError as error:
+            raise UnavailableError(f"spark did not answer within {_START_S:.0f} s") from error
+        if answer is None:
+            raise ConfigurationError(f"spark ended while it started: {self._process.log_tail()}")
+        return answer
+
+    def _statement_error(self, error: Mapping[str, Any]) -> PpmlError:
+        place = f"line {error['line']}, column {error['column']}: " if "line" in error else ""
+        return ConfigurationError(
+            f"{self._job.argv[0]}: {place}{error['message']}", code=error["code"], hint=self._hint(error["code"])
+        )
+
+    def _hint(self, code: str) -> str:
+        if code == "unknown_table":
+            names = ", ".join(sorted(table.view for table in self._job.inputs))
+            return f"granted tables: {names}" if names else "no table is granted"
+        if code == "unknown_column":
+            return "; ".join(
+                f"{table.view} has {', '.join(column.name for column in table.columns)}" for table in self._job.inputs
+            )
+        if code == "sql_refused":
+            return "write it as one query: SELECT, WITH or VALUES; give days and limits as params"
+        return ""
+
+
+def typed_literals(params: Mapping[str, TypedValue]) -> dict[str, dict[str, Any]]:
+    """Parameters as they cross the socket: a type and a JSON value each."""
+    literals: dict[str, dict[str, Any]] = {}
+    for name, value in params.items():
+        match value:
+            case bool():
+                literals[name] = {"type": "boolean", "value": value}
+            case int():
+                literals[name] = {"type": "integer", "value": value}
+            case Decimal():
+                literals[name] = {"type": "decimal", "value": format(value, "f")}
+            case date():
+                literals[name] = {"type": "date", "value": value.isoformat()}
+            case str():
+                literals[name] = {"type": "string", "value": value}
+    return literals
+
+
+def _load_statement(job: WorkloadJob) -> str:
+    file = job.code / job.argv[0]
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"statement file {job.argv[0]} is not among the step's code files") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"statement file {job.argv[0]} is not UTF-8") from error
