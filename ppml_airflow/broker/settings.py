@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pydantic
-import yaml
 
-from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.yaml_files import load_yaml
 
 
 class BrokerSettings(pydantic.BaseModel):
@@ -37,18 +36,7 @@ def load_settings(path: Path) -> BrokerSettings:
     Raises:
         ConfigurationError: no such file, not YAML, or a field that is missing, unknown or wrong.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigurationError(f"broker configuration {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"broker configuration {path} is not YAML: {error}") from error
-    try:
-        settings = BrokerSettings.model_validate(content)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ConfigurationError(f"broker configuration {path}: {where}: {first['msg'].lower()}") from error
+    settings = load_yaml(path, into=BrokerSettings)
     return settings.model_copy(update=_absolute(settings, base=path.resolve().parent))
 
 

@@ -20,7 +20,7 @@ from ppml_airflow.broker.service.pinning import pin_committed
 from ppml_airflow.broker.service.status import status_of
 from ppml_airflow.domain.documents import Lease, Receipt, Step
 from ppml_airflow.domain.jobs import require_step
-from ppml_airflow.errors import VerificationError
+from ppml_airflow.errors import PolicyDeniedError, VerificationError
 from ppml_airflow.protocol.messages import (
     Commit,
     LeaseStatus,
@@ -47,6 +47,8 @@ def commit_receipt(broker: Broker, *, request: Commit) -> StepStatus:
         step = require_step(approval, name=row.step)
         if row.receipt == request.receipt.digest:
             return status_of(broker, ledger, approval=approval, run=run, step=step)
+        if row.receipt is not None:
+            raise PolicyDeniedError(f"attempt {row.attempt} of {row.step} has another receipt", code="receipt_differs")
         lease = ledger.lease(row.lease)
         require_in_force(
             approval,
