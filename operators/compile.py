@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -24,6 +24,9 @@ from ppml_airflow.units import parse_instant
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
+
+    from ppml_airflow.domain.documents import Approval
+    from ppml_airflow.operators.launches import ComputeOperator
 
 
 @click.command()
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--backfill", type=click.IntRange(0, 1000), default=0, show_default=True, help="Older periods allowed.")
 @click.option("--window-hours", type=click.IntRange(1, 1000), default=24, show_default=True)
 @click.option("--log-recipient", "log_recipients", multiple=True, default=("owner",), show_default=True)
+@click.option("--code-folder", type=click.Path(path_type=Path), help="Write each step's code to FOLDER/STEP/NAME.")
 def main(
     dag_file: Path,
     *,
@@ -49,6 +53,7 @@ def main(
     backfill: int,
     window_hours: int,
     log_recipients: tuple[str, ...],
+    code_folder: Path | None,
 ) -> None:
     """Print the canonical, unsigned approval of the DAG in DAG_FILE."""
     with airflow_home(), contextlib.redirect_stdout(sys.stderr):
@@ -64,8 +69,20 @@ def main(
             window_hours=window_hours,
             log_recipients=log_recipients,
         )
-        approval = canonical.encode(compile_approval(load_dag(dag_file, dag_id=dag_id), terms=terms))
-    sys.stdout.buffer.write(approval)
+        dag = load_dag(dag_file, dag_id=dag_id)
+        approval = compile_approval(dag, terms=terms)
+        if code_folder is not None:
+            write_code(dag, approval=approval, folder=code_folder)
+    sys.stdout.buffer.write(canonical.encode(approval))
+
+
+def write_code(dag: DAG, *, approval: Approval, folder: Path) -> None:
+    """Write the code that an approval names, for its owner to read."""
+    for step in approval.steps:
+        operator = cast("ComputeOperator", dag.task_dict[step.name])
+        (folder / step.name).mkdir(parents=True, exist_ok=True)
+        for name, content in operator.code_files().items():
+            (folder / step.name / name).write_bytes(content)
 
 
 @contextlib.contextmanager

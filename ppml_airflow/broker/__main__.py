@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 import uvicorn
@@ -26,6 +24,7 @@ from ppml_airflow.broker.store import Store
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError
 from ppml_airflow.keys.keystore import KeystoreFile
+from ppml_airflow.protocol.listening import listening_socket
 from ppml_airflow.signing import SigningKey
 
 logger = logging.getLogger("ppml.broker")
@@ -66,43 +65,16 @@ def build_broker(settings: BrokerSettings) -> Broker:
     )
 
 
-def server_configs(app: FastAPI, *, listen: Sequence[str]) -> list[uvicorn.Config]:
-    """One uvicorn configuration per address.
+def serve(app: FastAPI, *, listen: Sequence[str]) -> None:
+    """Serve on every address until SIGTERM or SIGINT.
 
     Raises:
-        ConfigurationError: an address is neither http://HOST:PORT nor unix:/PATH.
+        ConfigurationError: an address cannot be bound.
     """
-    configs = []
-    for address in listen:
-        common = {"log_level": "warning", "access_log": False, "server_header": False, "lifespan": "off"}
-        if address.startswith("unix:/"):
-            configs.append(uvicorn.Config(app, uds=address.removeprefix("unix:"), **common))  # type: ignore[arg-type]
-            continue
-        parts = urlsplit(address)
-        if parts.scheme != "http" or parts.hostname is None or parts.port is None:
-            raise ConfigurationError(f"listen address {address!r} is neither http://HOST:PORT nor unix:/PATH")
-        configs.append(uvicorn.Config(app, host=parts.hostname, port=parts.port, **common))  # type: ignore[arg-type]
-    return configs
-
-
-class _Server(uvicorn.Server):
-    """Signals are handled once for all servers, below."""
-
-    def install_signal_handlers(self) -> None:
-        """Install none."""
-
-
-async def serve(app: FastAPI, *, listen: Sequence[str]) -> None:
-    """Serve on every address until SIGTERM or SIGINT."""
-    servers = [_Server(config) for config in server_configs(app, listen=listen)]
-
-    def stop() -> None:
-        for server in servers:
-            server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    await asyncio.gather(*(server._serve() for server in servers))
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(listening_socket(address)) for address in listen]
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+        uvicorn.Server(config).run(sockets=sockets)
 
 
 @click.command()
@@ -115,9 +87,10 @@ def main(config: Path) -> None:
         broker = build_broker(settings)
         app = create_app(broker, callers=lambda: load_callers(settings.tokens))
         logger.info("broker of domain %s, trust: %s", broker.domain.name, broker.domain.trust)
-        asyncio.run(serve(app, listen=settings.listen))
+        serve(app, listen=settings.listen)
     except PpmlError as error:
-        sys.exit(f"broker: {error}")
+        click.echo(f"ppml broker: {error}", err=True)
+        sys.exit(error.exit_code)
 
 
 def _read(path: Path) -> bytes:

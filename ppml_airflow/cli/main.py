@@ -15,21 +15,21 @@ import click
 from ppml_airflow.errors import PpmlError
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "approve": ("approve", "Show an approval in words, and sign it as an owner"),
-    "compile": ("compile", "Compile a DAG to an unsigned approval"),
-    "demo": ("demo", "Run a shipped pipeline once, in a simulated domain"),
-    "dev": ("dev", "Watch a DAG and run it again whenever it is saved"),
-    "domain": ("domain", "Make a domain, show it"),
-    "down": ("up", "Stop what `ppml up` started"),
-    "image": ("image", "Set up and measure trusted images"),
-    "logs": ("logs", "Open the sealed logs of a run"),
-    "policy": ("policy", "Show and sign policies"),
-    "run": ("run", "Compile, sign and run a pipeline without Airflow's engine"),
-    "trust": ("trust", "Export what a verifier has to trust"),
-    "up": ("up", "Start Airflow's UI, the broker and the agents"),
-    "verify": ("verify", "Verify a passport offline"),
+    "approve": ("approve:approve", "Show an approval in words, and sign it as an owner"),
+    "compile": ("compile:command", "Compile a DAG to an unsigned approval"),
+    "demo": ("demo:demo", "Run a shipped pipeline once, in a simulated domain"),
+    "dev": ("dev:dev", "Watch a DAG and run it again whenever it is saved"),
+    "domain": ("domain:domain", "Make a domain, show it"),
+    "down": ("up:down", "Stop what `ppml up` started"),
+    "image": ("image:image", "Set up and measure trusted images"),
+    "logs": ("logs:logs", "Open the sealed logs of a run"),
+    "policy": ("policy:policy", "Show and sign policies"),
+    "run": ("run:run", "Compile, sign and run a pipeline without Airflow's engine"),
+    "trust": ("trust:trust", "Export what a verifier has to trust"),
+    "up": ("up:up", "Start Airflow's UI, the broker and the agents"),
+    "verify": ("verify:verify", "Verify a passport offline"),
 }
-"""Command: module in this package and one line of help. The command is the attribute of the same name."""
+"""Command: `module:attribute` in this package, and one line of help."""
 
 
 class _Commands(click.Group):
@@ -41,8 +41,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"ppml_airflow.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"ppml_airflow.cli.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -26,13 +26,12 @@ from ppml_airflow import canonical
 from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.enclaves import environments
-from ppml_airflow.enclaves.measurement import INSTALLATION, FileDigestCache, Installation, measure
+from ppml_airflow.enclaves.installation import DOMAIN, INSTALLATION, JAR, Installation
+from ppml_airflow.enclaves.measurement import FileDigestCache, measure
 from ppml_airflow.errors import ConfigurationError, PpmlError
 from ppml_airflow.units import Digest
 
 Progress = Callable[[str], None]
-DOMAIN = "domain.json"
-JAR = "ppml-spark.jar"
 _RECORD = "set-up.json"
 
 
@@ -105,19 +104,6 @@ def image_lock(folder: Path, *, exclusive: bool) -> Iterator[None]:
     with folder.with_name(f".{folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
-
-
-def load_domain(folder: Path) -> Domain:
-    """The domain that is measured with an image, from the image's folder.
-
-    Raises:
-        ConfigurationError: the image has none.
-    """
-    try:
-        data = (folder / "image" / DOMAIN).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"image {folder} has no {DOMAIN}", hint="ppml image set-up") from error
-    return canonical.decode(data, into=Domain)
 
 
 def _set_up(plan: _Plan) -> None:

@@ -25,25 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ppml_airflow import canonical
-from ppml_airflow.canonical import Document
+from ppml_airflow.enclaves.installation import SET_UP_HINT, Installation, load_installation
 from ppml_airflow.errors import ConfigurationError
 
 _LABEL = b"ppml/v1/measurement\0"
 _SETTLED_NS = 2_000_000_000
-INSTALLATION = "installation.json"
-_HINT = "ppml image set-up"
-
-
-class Installation(Document, frozen=True, kw_only=True):
-    """What of the host belongs to an image. Lies in the image's own folder, so it is measured itself."""
-
-    name: str
-    interpreter: str
-    standard_library: str
-    libraries: tuple[str, ...]
-    """Further files that the interpreter runs on: `libpython`, a zipped standard library."""
-    java_home: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,27 +126,6 @@ def measure(folder: Path, *, cache: FileDigestCache) -> Measurement:
     return Measurement(digest=total.digest(), listing=listing, files=len(listing), size=size)
 
 
-def load_installation(folder: Path) -> Installation:
-    """Read what set-up noted about the host.
-
-    Raises:
-        ConfigurationError: no image is set up here, or its environment has another interpreter than was noted.
-    """
-    try:
-        data = (folder / "image" / INSTALLATION).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"no trusted image is set up in {folder}", code="image_missing", hint=_HINT) from error
-    installation = canonical.decode(data, into=Installation)
-    interpreter = os.path.realpath(folder / "env" / "bin" / "python")
-    if interpreter != installation.interpreter:
-        raise ConfigurationError(
-            f"image {installation.name} runs {interpreter}, but was set up with {installation.interpreter}",
-            code="image_changed",
-            hint=_HINT,
-        )
-    return installation
-
-
 def difference(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
     """What differs between two listings, by path."""
     changes = []
@@ -229,7 +194,7 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError as error:
         raise ConfigurationError(
-            f"folder {folder} of a trusted image cannot be read: {error.strerror}", hint=_HINT
+            f"folder {folder} of a trusted image cannot be read: {error.strerror}", hint=SET_UP_HINT
         ) from error
 
 
@@ -238,7 +203,7 @@ def _status(path: Path) -> os.stat_result:
         return _require_file(path, path.stat())
     except OSError as error:
         raise ConfigurationError(
-            f"file {path} of a trusted image cannot be read: {error.strerror}", hint=_HINT
+            f"file {path} of a trusted image cannot be read: {error.strerror}", hint=SET_UP_HINT
         ) from error
 
 

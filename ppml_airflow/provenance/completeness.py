@@ -65,7 +65,8 @@ def match_attempts(contents: PassportContents, *, closed: RunClosed) -> tuple[At
         with naming(label_of(record)):
             found = next(evidence, None)
             if found is None or canonical.digest(found) != record.evidence:
-                raise VerificationError("evidence is missing, changed or out of place", code="incomplete")
+                instead = f"; found that of {label_of(found)}" if found and label_of(found) != label_of(record) else ""
+                raise VerificationError(f"evidence is missing, changed or out of place{instead}", code="incomplete")
             if (found.step, found.role, found.attempt, found.time) != (
                 record.step, record.role, record.attempt, record.time,
             ):  # fmt: skip

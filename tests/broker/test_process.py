@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -78,7 +77,7 @@ def test_a_broker_process_serves_a_unix_socket_and_ends_on_sigterm(tmp_path: Pat
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
-    assert os.stat(tmp_path / "broker.db").st_mode & 0o077 == 0
+    assert (tmp_path / "broker.db").stat().st_mode & 0o077 == 0
 
 
 def test_a_file_with_a_wrong_field_is_refused_with_its_line(tmp_path: Path) -> None:

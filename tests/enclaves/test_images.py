@@ -7,8 +7,9 @@ import pytest
 
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.enclaves import environments
-from ppml_airflow.enclaves.images import load_domain, set_up_image
-from ppml_airflow.enclaves.measurement import FileDigestCache, load_installation, measure
+from ppml_airflow.enclaves.images import set_up_image
+from ppml_airflow.enclaves.installation import load_domain, load_installation
+from ppml_airflow.enclaves.measurement import FileDigestCache, measure
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.signing import SigningKey
 from tests.support.small_images import DOMAIN, make_source, make_wheel

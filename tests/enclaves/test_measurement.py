@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from ppml_airflow import canonical
-from ppml_airflow.enclaves.measurement import (
-    INSTALLATION,
-    FileDigestCache,
-    Installation,
-    difference,
-    load_installation,
-    measure,
-)
+from ppml_airflow.enclaves.installation import INSTALLATION, Installation, load_installation
+from ppml_airflow.enclaves.measurement import FileDigestCache, difference, measure
 from ppml_airflow.errors import ConfigurationError
 
 

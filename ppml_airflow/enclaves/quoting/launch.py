@@ -9,7 +9,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from ppml_airflow.enclaves.measurement import Measurement, load_installation
+from ppml_airflow.enclaves.installation import load_installation
+from ppml_airflow.enclaves.measurement import Measurement
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders, kill_session
 from ppml_airflow.protocol.launches import LineSocket
 

@@ -6,6 +6,7 @@ ends; what a crash of the service left is swept at its next start, together with
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -60,6 +61,11 @@ class PrivateFolders:
         if folder.is_mount():
             _libc.umount2(os.fsencode(folder), _MNT_DETACH)
         shutil.rmtree(folder, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove the folder of all private directories, if it is empty."""
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
 
     def sweep_all(self) -> None:
         """Remove every private directory: at the start of the service, when none can be in use."""

@@ -82,6 +82,7 @@ class QuotingService:
                 guest.kill()
             for thread in threads:
                 thread.join()
+            self._private_folders.remove()
 
     def stop(self) -> None:
         """End all guests and return from `serve`. May be called from a signal handler."""
