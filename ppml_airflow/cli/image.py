@@ -1,0 +1,173 @@
+"""`ppml image`: set up trusted images on this machine, measure them, accept a measurement as the owner.
+
+A policy's reference value is signed right after a set-up that built the image, or when a person says `--accept`; an
+image that measures otherwise later is denied until then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from ppml_airflow.cli.home import Home, private_folder, require_checkout
+from ppml_airflow.cli.owner import Owner
+from ppml_airflow.cli.simulated import POLICY, accept_measurement, ensure_simulated_domain
+from ppml_airflow.cli.stack import Stack
+from ppml_airflow.enclaves.images import image_lock, set_up_image
+from ppml_airflow.enclaves.measurement import FileDigestCache, Measurement, difference, measure
+from ppml_airflow.errors import ConfigurationError
+
+Say = Callable[[str], None]
+_RECORD = "set-up.json"
+_LISTING = "accepted.json"
+_PACKAGED = ("ppml_airflow", "pyproject.toml", "README.md")
+
+
+@click.group()
+def image() -> None:
+    """Set up and measure trusted images."""
+
+
+@image.command("set-up")
+@click.argument("name", default="spark")
+def set_up(name: str) -> None:
+    """Set up an image, and accept its measurement if that built it. In a simulated domain, made if there is none."""
+    home = Home.default()
+    owner = ensure_simulated_domain(home, now=datetime.now(UTC))
+    ensure_image(home, owner=owner, name=name, say=click.echo)
+
+
+@image.command("measure")
+@click.argument("name", default="spark")
+@click.option("--accept", is_flag=True, help="Sign the next version of each policy that names this image.")
+@click.option("--diff", "show_difference", is_flag=True, help="List what differs from the accepted image.")
+def measure_(name: str, *, accept: bool, show_difference: bool) -> None:
+    """Measure an image as it lies on this disk, and compare it with what the policies accept."""
+    home = Home.default()
+    owner = Owner.load(home)
+    measurement = measure_image(home, name)
+    click.echo(f"measurement: {measurement.hex}")
+    click.echo(f"files: {measurement.files}, {measurement.size} bytes")
+    for policy in owner.policies().values():
+        accepted = policy.images.get(name)
+        if accepted is not None:
+            verdict = "accepted" if measurement.hex in accepted.measurements else "NOT accepted"
+            click.echo(f"policy {policy.name} version {policy.version}: {verdict}")
+    if show_difference:
+        click.echo("\n".join(_difference(home, name, measurement)))
+    if accept:
+        _accept(home, owner=owner, name=name, measurement=measurement, say=click.echo)
+
+
+def ensure_image(home: Home, *, owner: Owner, name: str, say: Say) -> None:
+    """Set up an image from this checkout unless it is there, and accept what was built.
+
+    Raises:
+        ConfigurationError: no checkout, or the set-up failed.
+    """
+    record = home.image(name) / _RECORD
+    before = record.read_bytes() if record.exists() else b""
+    checkout = require_checkout()
+    set_up_image(
+        name,
+        source=checkout / "images" / name,
+        home=home.path,
+        domain=owner.domain,
+        wheel=build_wheel(checkout, into=home.path / "images" / ".wheels"),
+        progress=say,
+    )
+    if record.read_bytes() != before or not _is_named(owner, name):
+        _accept(home, owner=owner, name=name, measurement=measure_image(home, name), say=say)
+
+
+def measure_image(home: Home, name: str) -> Measurement:
+    """Measure an image as it lies on the disk now.
+
+    Raises:
+        ConfigurationError: it is not set up.
+    """
+    folder = home.image(name)
+    if not folder.is_dir():
+        raise ConfigurationError(f"image {name} is not set up", hint=f"ppml image set-up {name}")
+    with image_lock(folder, exclusive=False):
+        return measure(folder, cache=FileDigestCache())
+
+
+def build_wheel(checkout: Path, *, into: Path) -> Path:
+    """Build this package as a wheel from a copy of its sources; kept until they change.
+
+    Raises:
+        ConfigurationError: the build failed.
+    """
+    key = hashlib.sha256()
+    for path in sorted(_packaged_files(checkout)):
+        content = path.read_bytes()
+        key.update(f"{path.relative_to(checkout)}\0{len(content)}\0".encode() + content)
+    folder = into / key.hexdigest()[:32]
+    found = list(folder.glob("*.whl"))
+    if found:
+        return found[0]
+    private_folder(into)
+    with tempfile.TemporaryDirectory(dir=into, prefix=".building-") as building:
+        for name in _PACKAGED:
+            _copy(checkout / name, Path(building) / "source" / name)
+        built = Path(building) / "wheel"
+        built.mkdir()
+        command = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+        result = subprocess.run(
+            (sys.executable, "-I", "-c", command, str(built)),
+            cwd=Path(building) / "source",
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode != 0:
+            raise ConfigurationError(f"the wheel of ppml_airflow cannot be built: {result.stderr.strip()[-400:]}")
+        shutil.rmtree(folder, ignore_errors=True)
+        built.rename(folder)
+    return next(folder.glob("*.whl"))
+
+
+def _packaged_files(checkout: Path) -> list[Path]:
+    roots = [checkout / "ppml_airflow", checkout / "operators", checkout / "plugins"]
+    found = [path for root in roots for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return [*found, *(checkout / name for name in _PACKAGED if (checkout / name).is_file())]
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
+def _is_named(owner: Owner, name: str) -> bool:
+    return any(name in policy.images for policy in owner.policies().values())
+
+
+def _accept(home: Home, *, owner: Owner, name: str, measurement: Measurement, say: Say) -> None:
+    names = [policy.name for policy in owner.policies().values() if name in policy.images] or [POLICY]
+    for policy in accept_measurement(home, owner=owner, image=name, measurement=measurement.hex, names=names):
+        say(f"policy {policy.name} version {policy.version} signed: image {name} measures {measurement.hex[:16]}…")
+    (home.image(name) / _LISTING).write_text(json.dumps(dict(measurement.listing)))
+    stack = Stack(home)
+    if stack.is_running():
+        with stack.broker() as broker:
+            owner.publish(broker)
+
+
+def _difference(home: Home, name: str, measurement: Measurement) -> list[str]:
+    path = home.image(name) / _LISTING
+    if not path.exists():
+        return ["no accepted listing to compare with"]
+    changes = difference(json.loads(path.read_text()), measurement.listing)
+    return [f"{change.kind}: {change.path}" for change in changes] or ["nothing differs"]
