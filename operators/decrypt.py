@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from ppml_airflow.operators.agents import run_agent_task
 from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.operators.runs import open_run
+from ppml_airflow.protocol.agents import run_agent_task
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ppml_airflow.errors import PolicyDeniedError, UnavailableError
-from ppml_airflow.operators.agents import run_agent_task
+from ppml_airflow.protocol.agents import run_agent_task
 from ppml_airflow.protocol.client import JsonClient
 
 RUN = "b" * 32
