@@ -39,6 +39,7 @@ class Ledger:
         self.domain = domain
         self.now = now
         self.time = format_instant(now)
+        self._certificates: Certificates | None = None
         last = self._last_entry()
         if last is not None and parse_instant(last.time) > now:
             raise UnavailableError(f"clock shows {self.time}, before the last log entry {last.time}", code="clock_back")
@@ -73,8 +74,10 @@ class Ledger:
         return [canonical.decode(row.envelope, into=Envelope) for row in rows]
 
     def certificates(self) -> Certificates:
-        """The owners' certificates."""
-        return Certificates.verify(self.envelopes("certificate"), domain=self.domain)
+        """The owners' certificates, verified once per decision."""
+        if self._certificates is None:
+            self._certificates = Certificates.verify(self.envelopes("certificate"), domain=self.domain)
+        return self._certificates
 
     def approval(self, digest: Digest) -> Approval:
         """An approval, verified under the owners' roots."""
