@@ -121,7 +121,7 @@ def load_dag(dag_file: Path, *, dag_id: str | None) -> DAG:
     finally:
         DagContext.current_autoregister_module_name = None
     dags = {dag.dag_id: dag for dag in vars(module).values() if isinstance(dag, DAG)}
-    dags |= {dag.dag_id: dag for dag, _ in DagContext.autoregistered_dags}
+    dags |= {dag.dag_id: dag for dag, where in DagContext.autoregistered_dags if where is module}
     return _the_one(dags, dag_id=dag_id, dag_file=dag_file)
 
 

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from ppml_airflow.canonical import digest_bytes
+from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, PpmlError, UnavailableError
+from ppml_airflow.operators import TrustedSparkSubmitOperator
+from ppml_airflow.protocol.launches import GuestEvent, GuestProblem
+from tests.support.fake_pipeline import committed
+from tests.support.nightly import SQL, context, nightly
+
+pytestmark = pytest.mark.usefixtures("connected")
+STEP = {"task_id": "s", "inputs": ["a"], "outputs": {"b": ["analyst"]}}
+
+
+@pytest.fixture
+def guest(broker, quoting):
+    """A guest that commits."""
+
+    def work(request):
+        yield GuestEvent(state="running", stage="scan", percent=40)
+        broker.commit("count", attempt=2)
+        yield committed()
+
+    quoting.guest = work
+    return quoting
+
+
+def test_the_reference_holds_names_ids_and_digests(dag, guest):
+    assert dag.get_task("count").execute(context(dag)) == {
+        "run_id": "0" * 32,
+        "step": "count",
+        "attempt": 2,
+        "outputs": {"report": digest_bytes(b"report")},
+    }
+    assert guest.launched[0].role == "job"
+    assert guest.launched[0].code == {"query.sql": SQL.encode()}
+
+
+def test_a_step_that_is_committed_already_returns_the_same_reference(dag, broker, guest):
+    first = dag.get_task("count").execute(context(dag))
+    assert dag.get_task("count").execute(context(dag)) == first
+    assert len(guest.launched) == 1
+
+
+def test_events_are_logged(dag, guest, capfd):
+    dag.get_task("count").execute(context(dag))
+    assert "step count: running scan 40 %" in "".join(capfd.readouterr())
+
+
+def test_a_refused_job_fails_without_another_try_and_shows_what_would_approve_it(dag, quoting):
+    refusal = PolicyDeniedError("code query.sql has digest 1, the approval has 2", code="code_not_approved")
+    quoting.guest = lambda request: iter([GuestProblem.of(refusal)])
+    with pytest.raises(AirflowFailException, match=r"ppml approve nightly\.approval\.json"):
+        dag.get_task("count").execute(context(dag))
+
+
+def test_a_busy_output_may_be_tried_again(dag, quoting):
+    quoting.guest = lambda request: iter([GuestProblem.of(UnavailableError("report is being written"))])
+    with pytest.raises(UnavailableError, match="being written"):
+        dag.get_task("count").execute(context(dag))
+
+
+def test_a_step_that_no_approval_covers_is_refused_before_anything_starts(broker, quoting):
+    dag = nightly()
+    broker.steps.clear()
+    with pytest.raises(AirflowFailException, match="step_not_approved"):
+        dag.get_task("count").execute(context(dag))
+    assert quoting.launched == []
+
+
+def test_a_guest_that_ends_without_a_receipt_is_a_failure(dag, quoting):
+    quoting.guest = lambda request: iter([committed()])
+    with pytest.raises(AirflowFailException, match="no receipt"):
+        dag.get_task("count").execute(context(dag))
+
+
+def test_killing_the_task_ends_the_guest_and_fences_the_attempt(dag, broker, quoting):
+    running = threading.Event()
+    task = dag.get_task("count")
+
+    def work(request):
+        yield GuestEvent(state="running")
+        running.set()
+
+    def kill():
+        running.wait(5)
+        task.on_kill()
+
+    quoting.guest = work
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(UnavailableError, match="went away"):
+        task.execute(context(dag))
+    killer.join()
+    assert quoting.ended.wait(5)
+    assert broker.cancelled == ["count"]
+
+
+def test_killing_a_task_that_has_not_started_does_nothing(dag, broker):
+    dag.get_task("count").on_kill()
+    assert broker.cancelled == []
+
+
+def test_a_broker_that_is_away_does_not_keep_a_task_from_being_killed(dag, broker, quoting):
+    task = dag.get_task("count")
+    quoting.guest = lambda request: iter([GuestProblem.of(UnavailableError("gone"))])
+    with pytest.raises(UnavailableError):
+        task.execute(context(dag))
+    broker.is_down = True
+    task.on_kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({}, "exactly one of sql= and application="),
+        ({"sql": "SELECT 1", "application": "a.py"}, "exactly one of sql= and application="),
+        ({"sql": "SELECT 1", "py_files": ["a.py"]}, "go with application="),
+        ({"sql": "SELECT 1", "application_args": ["a"]}, "go with application="),
+        ({"application": "a.jar"}, "not a .py file"),
+        ({"application": "a.py", "py_files": ["b.zip"]}, "not a .py file"),
+        ({"sql": "SELECT '{{ ds }}'"}, "template"),
+        ({"sql": "SELECT {% if x %}"}, "template"),
+        ({"application": "a.py", "application_args": ["{{ ds }}"]}, "template"),
+        ({"sql": "SELECT 1", "driver_memory": "lots"}, "driver_memory is 'lots'"),
+        ({"sql": "SELECT 1", "conf": {"spark.driver.extraJavaOptions": "-x"}}, "extraJavaOptions is not allowed"),
+    ],
+)
+def test_a_wrong_shape_is_refused_when_the_dag_is_parsed(arguments, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        TrustedSparkSubmitOperator(**STEP, **arguments)
+
+
+@pytest.mark.parametrize(("memory", "mebibytes"), [("2g", 2048), ("512m", 512)])
+def test_limits_come_from_the_arguments(memory, mebibytes):
+    step = TrustedSparkSubmitOperator(**STEP, sql="SELECT 1", driver_memory=memory, cores=3, time_limit_s=60)
+    assert (step.limits.memory_mib, step.limits.cores, step.limits.wall_s) == (mebibytes, 3, 60)
+
+
+def application(dag_folder, **arguments):
+    dag = nightly(sql=None, application="jobs/count.py", **arguments)
+    dag.fileloc = str(dag_folder / "dag.py")
+    return dag.get_task("count")
+
+
+def test_an_application_is_read_beside_the_dag_and_comes_first(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "count.py").write_bytes(b"main")
+    (tmp_path / "shared.py").write_bytes(b"shared")
+    step = application(tmp_path, py_files=["shared.py"])
+    assert list(step.code_files().items()) == [("count.py", b"main"), ("shared.py", b"shared")]
+
+
+def test_a_missing_application_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"jobs/count.py cannot be read"):
+        application(tmp_path).code_files()
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "count.py").write_bytes(b"main")
+    (tmp_path / "count.py").write_bytes(b"other")
+    with pytest.raises(ConfigurationError, match=r"two files called count\.py"):
+        application(tmp_path, py_files=["count.py"]).code_files()
+
+
+def test_nothing_is_a_template_field():
+    assert tuple(TrustedSparkSubmitOperator.template_fields) == ()
+
+
+def test_a_failed_job_names_the_code_and_where_its_log_is(dag, broker, quoting):
+    def fail(request):
+        broker.put("count", state="failed", waiting_for="", code="cast_error")
+        yield GuestProblem.of(PpmlError("step count failed: cast_error", code="cast_error", hint="ppml logs RUN"))
+
+    quoting.guest = fail
+    with pytest.raises(AirflowFailException, match=r"cast_error(.|\n)*ppml logs"):
+        dag.get_task("count").execute(context(dag))
