@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Approval, Job, JobOutput, ParamValue, Pins, Run, Step
 from ppml_airflow.domain.params import check_params
 from ppml_airflow.errors import PolicyDeniedError, VerificationError
@@ -60,6 +61,11 @@ def build_job(*, approval: Approval, approval_digest: Digest, run: Run, pins: Pi
         outputs=tuple(JobOutput(dataset=output.dataset, recipients=output.recipients) for output in step.outputs),
         policy=step.policy,
     )
+
+
+def signed_request(*, nonce: str, binding: Digest) -> bytes:
+    """The bytes that K signs when a guest asks for a lease."""
+    return canonical.encode({"binding": binding, "nonce": nonce, "type": "ppml/v1/lease-request"})
 
 
 def _render(element: str, params: dict[str, ParamValue]) -> str:

@@ -81,7 +81,7 @@ class StepStatus(Document, frozen=True, kw_only=True):
 
 
 class Attest(Document, frozen=True, kw_only=True):
-    """What a guest asks a lease with; `signature` by K over the canonical {"nonce", "binding": H(B)}."""
+    """What a guest asks a lease with; `signature` by K over `domain.jobs.signed_request`."""
 
     binding: Binding
     signature: bytes

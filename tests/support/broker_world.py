@@ -13,7 +13,6 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import ImageReference, Policy
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from ppml_airflow.broker.decisions.leases import signed_request
 from ppml_airflow.broker.service.api import create_app
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller, hash_token
@@ -32,7 +31,7 @@ from ppml_airflow.domain.documents import (
     Slots,
     Step,
 )
-from ppml_airflow.domain.jobs import build_job
+from ppml_airflow.domain.jobs import build_job, signed_request
 from ppml_airflow.keys.keystore import KeystoreFile
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.messages import Attest, Commit, LeaseAnswer, OpenRun, StepStatus

@@ -13,7 +13,7 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.report_data import nonce_for
 from ppml_airflow.broker.decisions.approvals import APPROVE_HINT
 from ppml_airflow.domain.documents import Approval, Binding, Job, Lease, LeaseOutput, Run, Step
-from ppml_airflow.domain.jobs import earlier_steps
+from ppml_airflow.domain.jobs import earlier_steps, signed_request
 from ppml_airflow.domain.slots import window_end
 from ppml_airflow.domain.trust import Certificates
 from ppml_airflow.errors import PolicyDeniedError, UnavailableError, VerificationError
@@ -69,11 +69,6 @@ class StepState:
     runs_in_slot: int
     """Runs of the slot, other than this one, that have had a lease."""
     heads: dict[str, Head]
-
-
-def signed_request(*, nonce: str, binding: Digest) -> bytes:
-    """The bytes that K signs when a guest asks for a lease."""
-    return canonical.encode({"binding": binding, "nonce": nonce, "type": "ppml/v1/lease-request"})
 
 
 def require_fresh(challenge: Challenge, *, binding: Binding, signature: bytes, now: datetime) -> None:
