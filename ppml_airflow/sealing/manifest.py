@@ -39,6 +39,26 @@ class Wrap(Document, frozen=True, kw_only=True):
     wrapped: bytes
 
 
+Body = Literal["parquet", "files", "padded-parquet", "padded-files"]
+"""`parquet`: parts are encrypted Parquet; `files`: Cobblestone, the first part is the `Directory`; `padded-`: the same
+inside a padded Cobblestone body."""
+
+FilePath = Annotated[
+    str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[^/\x00-\x1f\\]+(/[^/\x00-\x1f\\]+)*$", max_length=400)
+]
+"""The owner's name of a file: a relative path without `.` or `..` parts (attack: a file opened outside its folder)."""
+
+
+class Directory(Document, frozen=True, kw_only=True):
+    """The names of the files in a dataset of files, one for each part after the first. It lies sealed in the first."""
+
+    files: tuple[FilePath, ...]
+
+    def __post_init__(self) -> None:
+        if len({name.casefold() for name in self.files}) != len(self.files):
+            raise ValueError("two files have the same name, or differ only by case")
+
+
 class Manifest(SignedDocument, frozen=True, kw_only=True):
     """One version of a sealed dataset, signed by a certified producer or by the enclave key K of a lease."""
 
@@ -47,8 +67,7 @@ class Manifest(SignedDocument, frozen=True, kw_only=True):
     dataset: Name
     version: Annotated[int, Meta(ge=1)]
     prev: Digest | None
-    body: Literal["parquet", "files", "padded-parquet", "padded-files"]
-    """`parquet`: parts are encrypted Parquet; `files`: Cobblestone; `padded-`: inside a padded Cobblestone body."""
+    body: Body
     parts: tuple[Part, ...]
     columns: tuple[Column, ...]
     """The schema of a table; empty for files."""
@@ -59,3 +78,11 @@ class Manifest(SignedDocument, frozen=True, kw_only=True):
     """The run for which it was sealed or computed; null for a dataset sealed for no run."""
     lease_id: HexId | None
     """The lease under which an enclave made it; then `producer` is null and K signs."""
+
+    def __post_init__(self) -> None:
+        if (self.producer is None) == (self.lease_id is None):
+            raise ValueError("manifest must name either a producer or a lease")
+        if len({part.path for part in self.parts}) != len(self.parts):
+            raise ValueError("manifest names a part twice")
+        if len({(wrap.to, wrap.serial) for wrap in self.wraps}) != len(self.wraps):
+            raise ValueError("manifest wraps the data key twice for one holder")

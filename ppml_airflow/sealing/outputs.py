@@ -1,0 +1,92 @@
+"""What an enclave seals: outputs that say nothing by their size and open only once they are released.
+
+Parts are padded to classes, their number is fixed before the lease, and the data key made here is wrapped for the
+output's dataset (a next step) and for each recipient under the lease's release key, which the broker hands out only
+after the receipt is committed. The manifest is signed by the attested key K of the lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ppml_airflow.sealing.datasets import encode_directory
+from ppml_airflow.sealing.manifest import Body, Column, Wrap
+from ppml_airflow.sealing.tables import parquet_aad
+from ppml_airflow.sealing.versions import (
+    Enclave,
+    NewVersion,
+    SealedVersion,
+    finish_version,
+    seal_bodies,
+    unfinished_folder,
+)
+from ppml_airflow.sealing.wrapping import DatasetKey, Recipient, new_key, wrap_for_dataset, wrap_for_recipient
+from ppml_airflow.units import RelativePath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSeal:
+    """All that seals one output of a lease, made before the job runs. Its data key is random and made here."""
+
+    storage: Path
+    new: NewVersion
+    """The version that the lease reserved."""
+    dataset_key: DatasetKey
+    recipients: tuple[Recipient, ...]
+    release_key: bytes = field(repr=False)
+    enclave: Enclave
+    data_key: bytes = field(default_factory=new_key, repr=False)
+
+    def aad(self, path: RelativePath) -> bytes:
+        """The AAD prefix of the encrypted Parquet file that the job writes as the part of that path."""
+        new = self.new
+        return parquet_aad(domain_id=new.domain_id, dataset=new.dataset, version=new.version, path=path)
+
+
+def seal_table_output(parts: Sequence[Path], *, columns: Sequence[Column], seal: OutputSeal) -> SealedVersion:
+    """Seal the encrypted Parquet parts that a job wrote.
+
+    Args:
+        parts: in order; part i was written under `file_key(seal.data_key, aad=seal.aad(part_path(i)))`.
+        columns: the schema, fixed before the lease.
+        seal: of this output.
+    """
+    return _seal(parts, body="padded-parquet", columns=columns, seal=seal)
+
+
+def seal_files_output(files: Mapping[str, Path], *, seal: OutputSeal) -> SealedVersion:
+    """Seal the files that a job wrote: one part each, after one with their names (the mapping's keys)."""
+    return _seal([encode_directory(files), *files.values()], body="padded-files", columns=(), seal=seal)
+
+
+def _seal(sources: Sequence[Path | bytes], *, body: Body, columns: Sequence[Column], seal: OutputSeal) -> SealedVersion:
+    with unfinished_folder(seal.storage, dataset=seal.new.dataset) as folder:
+        parts = seal_bodies(sources, folder, new=seal.new, data_key=seal.data_key, padded=True)
+        return finish_version(
+            folder, new=seal.new, body=body, parts=parts, columns=columns, wraps=_wraps(seal), maker=seal.enclave
+        )
+
+
+def _wraps(seal: OutputSeal) -> list[Wrap]:
+    new = seal.new
+    for_dataset = wrap_for_dataset(
+        seal.data_key,
+        dataset_key=seal.dataset_key,
+        domain_id=new.domain_id,
+        dataset=new.dataset,
+        version=new.version,
+    )
+    for_recipients = [
+        wrap_for_recipient(
+            seal.data_key,
+            recipient=recipient,
+            release_key=seal.release_key,
+            domain_id=new.domain_id,
+            dataset=new.dataset,
+            version=new.version,
+        )
+        for recipient in seal.recipients
+    ]
+    return [for_dataset, *for_recipients]
