@@ -117,7 +117,8 @@ def load_dag(dag_file: Path, *, dag_id: str | None) -> DAG:
     except PpmlError:
         raise
     except Exception as error:
-        raise ConfigurationError(f"dag file {dag_file} fails: {type(error).__name__}: {error}") from error
+        first_line = str(error).partition("\n")[0]
+        raise ConfigurationError(f"dag file {dag_file} fails: {type(error).__name__}: {first_line}") from error
     finally:
         DagContext.current_autoregister_module_name = None
     dags = {dag.dag_id: dag for dag in vars(module).values() if isinstance(dag, DAG)}

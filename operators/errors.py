@@ -57,6 +57,6 @@ def explain(error: PpmlError, *, dag_file: str) -> str:
         lines.append(f"what to do: {error.hint}")
     if error.code in CURED_BY_APPROVAL:
         document = f"{Path(dag_file).stem}.approval.json"
-        lines.append(f"to approve what the DAG says now: ppml compile {dag_file} > {document}")
+        lines.append(f"to approve what the DAG says now: ppml compile {dag_file} --out {document}")
         lines.append(f"and then, as the data owner:      ppml approve {document}")
     return "\n".join(lines)

@@ -70,6 +70,11 @@ def test_what_cannot_be_compiled_is_refused_with_exit_code_2(tmp_path, capsys, c
     assert captured.out == ""
 
 
+def test_the_code_is_written_where_its_owner_can_read_it(tmp_path):
+    assert run([str(DAGS / "nightly_analytics.py"), *DOMAIN, "--code-folder", str(tmp_path / "code")]) == 0
+    assert (tmp_path / "code" / "aggregate" / "query.sql").read_text().startswith("SELECT")
+
+
 def test_a_dag_file_is_compiled_without_writing_into_the_users_home(tmp_path):
     (tmp_path / "dag.py").write_text(TWO)
     command = [

@@ -36,7 +36,7 @@ def test_a_mistake_of_ours_passes_as_it_is():
 def test_what_an_approval_would_cure_shows_the_commands(code):
     text = explain(PolicyDeniedError("no", code=code), dag_file="dags/nightly.py")
     assert f"no [{code}]" in text
-    assert "ppml compile dags/nightly.py" in text
+    assert "ppml compile dags/nightly.py --out nightly.approval.json" in text
     assert "ppml approve nightly.approval.json" in text
 
 
