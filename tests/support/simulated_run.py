@@ -49,7 +49,7 @@ from ppml_airflow.provenance.passport import (
     compose_contents,
     compose_passport,
 )
-from ppml_airflow.provenance.trust_bundle import TrustBundle, make_trust_bundle
+from ppml_airflow.provenance.trust_bundle import TrustBundle
 from ppml_airflow.sealing.manifest import Column, Manifest, Part, Wrap
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import Envelope, SigningKey
@@ -285,7 +285,7 @@ class SimulatedRun:
         self.attempts.append(attempt)
         return attempt
 
-    def make_lease(self, attempt: SimulatedAttempt, **changes: object) -> Lease:
+    def make_lease(self, attempt: SimulatedAttempt, /, **changes: object) -> Lease:
         """The lease that the broker would sign for this attempt."""
         record = attempt.evidence
         step = self.approval.step(record.step)
@@ -315,7 +315,7 @@ class SimulatedRun:
         )
         return msgspec.structs.replace(lease, **changes)
 
-    def lease(self, attempt: SimulatedAttempt, **changes: object) -> Lease:
+    def lease(self, attempt: SimulatedAttempt, /, **changes: object) -> Lease:
         """Lease; fences the attempt before."""
         lease = self.make_lease(attempt, **changes)
         attempt.lease = self.owners.broker.sign(lease)
@@ -361,7 +361,7 @@ class SimulatedRun:
         return msgspec.structs.replace(receipt, **changes)
 
     def commit(
-        self, attempt: SimulatedAttempt, *, lease: Lease, key: SigningKey | None = None, **changes: object
+        self, attempt: SimulatedAttempt, /, *, lease: Lease, key: SigningKey | None = None, **changes: object
     ) -> Receipt:
         """Sign outputs and receipt with K, and commit them."""
         key = key or attempt.key
@@ -468,7 +468,7 @@ class SimulatedRun:
             log_leaves=map(canonical.digest, log),
         )
 
-    def closed(self, contents: PassportContents, **changes: object) -> RunClosed:
+    def closed(self, enclosed: PassportContents, /, **changes: object) -> RunClosed:
         """RunClosed over these contents."""
         size = len(self.log())
         closed = RunClosed(
@@ -480,7 +480,7 @@ class SimulatedRun:
             releases=tuple(self.releases),
             log_size=size,
             log_root=self.checkpoint(size=size).log_root,
-            contents=canonical.digest(contents),
+            contents=canonical.digest(enclosed),
         )
         return msgspec.structs.replace(closed, **changes)
 
@@ -491,7 +491,7 @@ class SimulatedRun:
 
     def trust(self, **changes: object) -> TrustBundle:
         """What somebody who verifies would hold."""
-        bundle = make_trust_bundle(self.owners.domain, tee_roots=(self.platform.root,))
+        bundle = TrustBundle(domain=self.owners.domain, tee_roots=(self.platform.root_der,), checkpoints=())
         return msgspec.structs.replace(bundle, **changes)
 
     def _wrap(self, dataset: str) -> Wrap:
