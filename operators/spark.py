@@ -20,6 +20,7 @@ from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.operators.launches import launch_request, require_not_refused
 from ppml_airflow.operators.runs import open_run
+from ppml_airflow.workloads.spark.settings import CHOSEN_BY_STEP, MINIMUM_MEMORY_MIB
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,19 +31,6 @@ if TYPE_CHECKING:
     from ppml_airflow.protocol.messages import StepStatus
 
 QUERY_FILE = "query.sql"
-SETTINGS = frozenset(
-    {
-        "spark.sql.adaptive.enabled",
-        "spark.sql.ansi.enabled",
-        "spark.sql.autoBroadcastJoinThreshold",
-        "spark.sql.caseSensitive",
-        "spark.sql.files.maxPartitionBytes",
-        "spark.sql.session.timeZone",
-        "spark.sql.shuffle.partitions",
-    }
-)
-"""Settings of Spark that a job may choose; every other one belongs to the image."""
-
 _MEMORY = re.compile(r"^([1-9]\d{0,6})([mg])$")
 _KILL_TIMEOUT_S = 3.0
 
@@ -64,10 +52,10 @@ class TrustedSparkSubmitOperator(BaseOperator):
         image: the trusted image.
         policy: name of the owner's policy that evidence is judged by.
         runtime: where the enclave runs: `process`.
-        driver_memory: at most this much memory, such as `2g` or `512m`.
+        driver_memory: at most this much memory, such as `2g` or `1500m`.
         cores: at most so many cores.
         time_limit_s: at most so long.
-        conf: settings of Spark, those in `SETTINGS`.
+        conf: settings of Spark, of those that a step may choose.
         pipeline: name of the approved pipeline; the dag_id if None.
         ppml_conn_id: the connection.
     """
@@ -97,11 +85,12 @@ class TrustedSparkSubmitOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         _require_shape(sql=sql, application=application, py_files=py_files, arguments=application_args)
-        unknown = sorted(set(conf or {}) - SETTINGS)
+        if sql is not None and len(outputs) != 1:
+            raise ConfigurationError(f"sql= writes one output; outputs= has {len(outputs)}")
+        unknown = sorted(set(conf or {}) - CHOSEN_BY_STEP)
         if unknown:
-            raise ConfigurationError(
-                f"conf {unknown[0]} is not allowed", hint=f"allowed: {', '.join(sorted(SETTINGS))}"
-            )
+            allowed = ", ".join(sorted(CHOSEN_BY_STEP))
+            raise ConfigurationError(f"conf {unknown[0]} is not allowed", hint=f"allowed: {allowed}")
         self.inputs = tuple(inputs)
         self.outputs_to: Mapping[str, tuple[str, ...]] = {
             dataset: tuple(recipients) for dataset, recipients in outputs.items()
@@ -245,6 +234,7 @@ def _require_shape(
 
 def _mebibytes(memory: str) -> int:
     match = _MEMORY.match(memory)
-    if match is None:
-        raise ConfigurationError(f"driver_memory is {memory!r}; wanted something like 2g or 512m")
-    return int(match[1]) * (1024 if match[2] == "g" else 1)
+    found = int(match[1]) * (1024 if match[2] == "g" else 1) if match else 0
+    if found < MINIMUM_MEMORY_MIB:
+        raise ConfigurationError(f"driver_memory is {memory!r}; wanted something like 2g or 1500m, at least 1g")
+    return found

@@ -127,15 +127,17 @@ def test_a_broker_that_is_away_does_not_keep_a_task_from_being_killed(dag, broke
         ({"sql": "SELECT {% if x %}"}, "template"),
         ({"application": "a.py", "application_args": ["{{ ds }}"]}, "template"),
         ({"sql": "SELECT 1", "driver_memory": "lots"}, "driver_memory is 'lots'"),
+        ({"sql": "SELECT 1", "driver_memory": "512m"}, "at least 1g"),
+        ({"sql": "SELECT 1", "outputs": {"b": ["analyst"], "c": []}}, "sql= writes one output"),
         ({"sql": "SELECT 1", "conf": {"spark.driver.extraJavaOptions": "-x"}}, "extraJavaOptions is not allowed"),
     ],
 )
 def test_a_wrong_shape_is_refused_when_the_dag_is_parsed(arguments, complaint):
     with pytest.raises(ConfigurationError, match=complaint):
-        TrustedSparkSubmitOperator(**STEP, **arguments)
+        TrustedSparkSubmitOperator(**STEP | arguments)
 
 
-@pytest.mark.parametrize(("memory", "mebibytes"), [("2g", 2048), ("512m", 512)])
+@pytest.mark.parametrize(("memory", "mebibytes"), [("2g", 2048), ("1500m", 1500)])
 def test_limits_come_from_the_arguments(memory, mebibytes):
     step = TrustedSparkSubmitOperator(**STEP, sql="SELECT 1", driver_memory=memory, cores=3, time_limit_s=60)
     assert (step.limits.memory_mib, step.limits.cores, step.limits.wall_s) == (mebibytes, 3, 60)

@@ -179,7 +179,8 @@ class SparkProcess:
         for link, part in input_links(self.private, inputs=self.job.inputs).items():
             link.parent.mkdir(mode=0o700, exist_ok=True)
             link.symlink_to(part.resolve())
-        properties = settings.format_properties(settings.spark_settings(self.private, limits=self.job.limits))
+        chosen = settings.spark_settings(self.private, limits=self.job.limits, approved=self.job.environment)
+        properties = settings.format_properties(chosen)
         write_private(self.settings_file, properties)
         write_private(self.private / "conf" / "log4j2.properties", settings.LOG_SETTINGS)
 

@@ -21,6 +21,18 @@ from ppml_airflow.workloads.spark.installation import SparkInstallation
 
 MINIMUM_MEMORY_MIB = 1024
 
+CHOSEN_BY_STEP = frozenset(
+    {
+        "spark.sql.adaptive.enabled",
+        "spark.sql.ansi.enabled",
+        "spark.sql.autoBroadcastJoinThreshold",
+        "spark.sql.files.maxPartitionBytes",
+        "spark.sql.session.timeZone",
+        "spark.sql.shuffle.partitions",
+    }
+)
+"""Settings that a step may choose: an approved environment entry of such a name goes to Spark, not to the process."""
+
 MODULE_OPTIONS = (
     "-XX:+IgnoreUnrecognizedVMOptions",
     "--add-modules=jdk.incubator.vector",
@@ -87,8 +99,8 @@ _SETTINGS = {
 }
 
 
-def spark_settings(private: Path, *, limits: Limits) -> dict[str, str]:
-    """The settings of one job, whose private directory this is."""
+def spark_settings(private: Path, *, limits: Limits, approved: Mapping[str, str]) -> dict[str, str]:
+    """The settings of one job, whose private directory this is; of the approved environment only `CHOSEN_BY_STEP`."""
     return _SETTINGS | {
         "spark.master": f"local[{limits.cores}]",
         "spark.app.name": "ppml",
@@ -97,6 +109,7 @@ def spark_settings(private: Path, *, limits: Limits) -> dict[str, str]:
         "spark.hadoop.ppml.private": str(private),
         "spark.local.dir": str(private / "tmp"),
         "spark.sql.warehouse.dir": str(private / "warehouse"),
+        **{name: value for name, value in approved.items() if name in CHOSEN_BY_STEP},
     }
 
 
@@ -156,13 +169,14 @@ def job_environment(private: Path, *, installation: SparkInstallation, approved:
     Raises:
         ConfigurationError: the step lists a variable that would change what code runs.
     """
-    for name in approved:
+    variables = {name: value for name, value in approved.items() if name not in CHOSEN_BY_STEP}
+    for name in variables:
         if _REFUSED_NAMES.fullmatch(name) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ConfigurationError(
                 f"environment variable {name} is refused: it could change which code runs",
                 hint="use a name of your own, or a param",
             )
-    return dict(approved) | {
+    return variables | {
         "PATH": f"{installation.environment / 'bin'}:/usr/bin:/bin",
         "HOME": str(private),
         "TMPDIR": str(private / "tmp"),
@@ -174,4 +188,5 @@ def job_environment(private: Path, *, installation: SparkInstallation, approved:
         "SPARK_LOCAL_HOSTNAME": "localhost",
         "PYSPARK_PYTHON": str(installation.python),
         "PYSPARK_DRIVER_PYTHON": str(installation.python),
-    }
+        "PYTHONDONTWRITEBYTECODE": "1",
+    })
