@@ -143,13 +143,18 @@ class Stack:
             UnavailableError: one does not, or the supervisor has given up; names the log.
         """
         domain_id = self.home.load_domain().domain_id
-        self._wait(lambda: _connects(self.home.socket("quoting")), service="quoting")
-        self._wait(lambda: _answers(self.broker_socket, "/ppml/v1/health", domain_id=domain_id), service="broker")
+        self.wait_for(lambda: _connects(self.home.socket("quoting")), service="quoting")
+        self.wait_for(lambda: _answers(self.broker_socket, "/ppml/v1/health", domain_id=domain_id), service="broker")
         for agent in AGENTS:
             address = f"unix:{self.home.socket(f'{agent}-agent')}"
-            self._wait(partial(_answers, address, "/v1/health", domain_id=domain_id), service=f"{agent}-agent")
+            self.wait_for(partial(_answers, address, "/v1/health", domain_id=domain_id), service=f"{agent}-agent")
 
-    def _wait(self, is_ready: Callable[[], bool], *, service: str) -> None:
+    def wait_for(self, is_ready: Callable[[], bool], *, service: str) -> None:
+        """Wait for one service.
+
+        Raises:
+            UnavailableError: it is not ready in time, or the supervisor has given up; names the log.
+        """
         _wait(is_ready, what=service, is_alive=self.is_running, log=self.home.run / f"{service}.log")
 
 

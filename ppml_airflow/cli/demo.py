@@ -1,0 +1,210 @@
+"""`ppml demo`: seal real data, run a shipped pipeline on Airflow with its gates and its enclave, verify its passport.
+
+Acts as owner of its own simulated domain and says so. Exit code 0 only if the run succeeded and its passport verified;
+2 for a source, query or params that cannot be used. The last lines on stdout are for scripts: `result:`, `passport:`,
+`verify:`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import yaml
+
+from ppml_airflow import canonical
+from ppml_airflow.cli import acting, airflow_processes
+from ppml_airflow.cli.agents import sealed_datasets
+from ppml_airflow.cli.compile import compile_dag
+from ppml_airflow.cli.home import Home, require_checkout, write_private
+from ppml_airflow.cli.image import ensure_image
+from ppml_airflow.cli.owner import Owner
+from ppml_airflow.cli.simulated import ensure_simulated_domain
+from ppml_airflow.cli.sources import write_demo_sources
+from ppml_airflow.domain.documents import Approval, Run
+from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
+from ppml_airflow.provenance.passport import parse_passport
+from ppml_airflow.sealing.sources import open_source
+from ppml_airflow.units import format_instant
+
+DEFAULT_TABLES = ("visits", "plans")
+_TABLE = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,99}$")
+
+
+@click.command()
+@click.option("--dag", "dag_id", default="nightly_analytics", show_default=True, help="A DAG of dags/.")
+@click.option("--conf", help="Params of the run, as JSON.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="A CSV or Parquet file, as the table NAME; by default the file's stem.",
+)
+@click.option("--sql", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Another query.")
+def demo(*, dag_id: str, conf: str | None, sources: tuple[str, ...], sql: Path | None) -> None:
+    """Run a shipped pipeline once, in a simulated domain."""
+    home, say = Home.default(), acting.StageClock()
+    _check_params(conf)
+    given = dict(map(parse_source, sources))
+    with acting.alone(home, say=say):
+        passport, approval, succeeded = _run(home, dag_id=dag_id, conf=conf, given=given, sql=sql, say=say)
+        if not succeeded:
+            if passport is not None:
+                acting.print_passport(home, passport=passport)
+            raise PolicyDeniedError(f"the run of {dag_id} failed; see {home.run}/airflow.log", code="run_failed")
+        if passport is None:
+            raise PolicyDeniedError(f"the run of {dag_id} left no passport", code="no_passport")
+        report = acting.check_passport(home, passport)
+        say(f"passport verified offline: run {report.run_id} {report.outcome}, trust: SIMULATED")
+        acting.print_outcome(home, approval=approval, passport=passport)
+
+
+def _run(
+    home: Home, *, dag_id: str, conf: str | None, given: Mapping[str, Path], sql: Path | None, say: acting.Say
+) -> tuple[Path | None, Approval, bool]:
+    for name, path in given.items():
+        check_source(path)
+        say(f"source {name}: {path}")
+    dag_file = lay_dag(home, dag_id=dag_id, tables=given, sql=sql)
+    owner, compiled = _prepare(home, dag_file=dag_file, dag_id=dag_id, say=say)
+    sources = choose_sources(home, given=given, datasets=sealed_datasets(compiled))
+    _, approval = acting.sign_approval(home, compiled=compiled, say=say)
+    with acting.serving(home, owner=owner, approval=approval, sources=sources) as stack:
+        say("quoting service, broker, owner's agent and recipient's agent are ready")
+        moment = datetime.now(UTC).replace(microsecond=0)
+        succeeded = airflow_processes.test_dag(
+            home, dag_id=dag_id, moment=moment, conf=conf, broker=stack.broker_socket, say=say
+        )
+    return find_passport(home, dag_id=dag_id, moment=moment), approval, succeeded
+
+
+def _prepare(home: Home, *, dag_file: Path, dag_id: str, say: acting.Say) -> tuple[Owner, Approval]:
+    """Set up, compile and have Airflow's database, side by side."""
+    owner = ensure_simulated_domain(home, now=datetime.now(UTC))
+    with ThreadPoolExecutor() as pool:
+        image = pool.submit(ensure_image, home, owner=owner, name="spark", say=say)
+        airflow_processes.migrate(home, database="demo.db")
+        compiled = compile_dag(
+            dag_file,
+            dag_id=dag_id,
+            domain_id=owner.domain.domain_id,
+            code_folder=home.run / f"{dag_id}.code",
+            airflow_home=home.airflow,
+            options=acting.COMPILE_OPTIONS,
+        )
+        say(f"compiled {dag_file.name}: steps {', '.join(step.name for step in compiled.steps)}")
+        image.result()
+    return owner, compiled
+
+
+def parse_source(text: str) -> tuple[str, Path]:
+    """Read `[NAME=]FILE`.
+
+    Raises:
+        ConfigurationError: no such file, or the name cannot be that of a table.
+    """
+    name, has_name, file = text.partition("=")
+    path = Path(file if has_name and _TABLE.match(name) else text)
+    if not path.is_file():
+        raise ConfigurationError(f"source {path} is not a file")
+    table = name if has_name and _TABLE.match(name) else path.name.partition(".")[0]
+    if not _TABLE.match(table):
+        raise ConfigurationError(f"source {path}: {table!r} cannot name a table", hint="write NAME=FILE")
+    return table, path.absolute()
+
+
+def check_source(path: Path) -> None:
+    """Read a source to its end, as the owner's agent will.
+
+    Raises:
+        ConfigurationError: it cannot be sealed; names file and column.
+    """
+    for _ in open_source(path).batches():
+        pass
+
+
+def choose_sources(home: Home, *, given: Mapping[str, Path], datasets: list[str]) -> dict[str, Path]:
+    """The file of each dataset that the owner's agent seals: the one given, else the demo's own.
+
+    Raises:
+        ConfigurationError: a dataset has neither, or a file is for none.
+    """
+    for name in given:
+        if name not in datasets:
+            raise ConfigurationError(f"source {name} is none of this pipeline's inputs: {', '.join(datasets)}")
+    chosen = {dataset: given[dataset] for dataset in datasets if dataset in given}
+    missing = [dataset for dataset in datasets if dataset not in chosen]
+    if missing:
+        folder = home.agent("owner") / "sources"
+        own = {name: folder / f"{name}.csv" for name in DEFAULT_TABLES}
+        if not all(path.exists() for path in own.values()):
+            own = write_demo_sources(folder)
+        for dataset in missing:
+            if dataset not in own:
+                raise ConfigurationError(f"dataset {dataset} has no source", hint=f"give --source {dataset}=FILE")
+            chosen[dataset] = own[dataset]
+    return chosen
+
+
+def lay_dag(home: Home, *, dag_id: str, tables: Mapping[str, Path], sql: Path | None) -> Path:
+    """Lay a shipped DAG where Airflow looks, its question changed to these tables and this query.
+
+    Raises:
+        ConfigurationError: no such DAG, or it takes no tables or query.
+    """
+    shipped = require_checkout() / "dags"
+    file = shipped / f"{dag_id}.py"
+    if not _TABLE.match(dag_id) or not file.is_file():
+        known = ", ".join(sorted(path.stem for path in shipped.glob("[a-z]*.py")))
+        raise ConfigurationError(f"there is no dag {dag_id[:100]!r}; there are: {known}")
+    question = file.with_suffix(".yaml")
+    if question.is_file():
+        content = _ask(question, tables=tables, sql=sql) if tables or sql else question.read_text()
+        write_private(home.dags / question.name, content.encode())
+    elif tables or sql:
+        raise ConfigurationError(f"dag {dag_id} takes neither --source nor --sql")
+    write_private(home.dags / file.name, file.read_bytes())
+    return home.dags / file.name
+
+
+def find_passport(home: Home, *, dag_id: str, moment: datetime) -> Path | None:
+    """The passport of the run that Airflow called so, by what the passport claims."""
+    claimed = {"dag_id": dag_id, "logical_date": format_instant(moment)}
+    for path in sorted(home.passports.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if claimed.items() <= _claims(path).items():
+            return path
+    return None
+
+
+def _claims(path: Path) -> Mapping[str, str]:
+    return canonical.decode(parse_passport(path.read_bytes()).contents.run.payload, into=Run).claimed
+
+
+def _ask(question: Path, *, tables: Mapping[str, Path], sql: Path | None) -> str:
+    content = yaml.safe_load(question.read_text())
+    if sql is not None:
+        try:
+            content["sql"] = sql.read_text()
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"query {sql} is not UTF-8 text") from error
+    mentioned = {word.lower() for word in re.findall(r"[A-Za-z_][A-Za-z0-9_]*", content["sql"])}
+    kept = [name for name in content["tables"] if name in mentioned and name not in tables]
+    content["tables"] = [*kept, *tables] or content["tables"]
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _check_params(conf: str | None) -> None:
+    if conf is None:
+        return
+    try:
+        value = json.loads(conf)
+    except ValueError as error:
+        raise ConfigurationError(f"--conf is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError("--conf is not a JSON object of params")

@@ -1,0 +1,48 @@
+"""`ppml dev FILE`: run a pipeline whenever its file, or a file beside it, is saved."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import watchfiles
+
+from ppml_airflow.cli import acting
+from ppml_airflow.cli.agents import write_agent_files
+from ppml_airflow.cli.demo import parse_source
+from ppml_airflow.cli.home import Home
+from ppml_airflow.cli.run import run_file
+from ppml_airflow.cli.simulated import ensure_simulated_domain
+from ppml_airflow.cli.stack import Stack
+from ppml_airflow.errors import PpmlError
+
+_WATCHED = (".py", ".sql", ".yaml", ".json")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--dag", "dag_id", help="Which DAG of the file, if it has several.")
+@click.option("--source", "sources", multiple=True, metavar="[NAME=]FILE", help="The file that is sealed as NAME.")
+def dev(file: Path, *, dag_id: str | None, sources: tuple[str, ...]) -> None:
+    """Watch FILE and run it whenever it is saved. The services stay up in between. Ctrl-C ends."""
+    home, given = Home.default(), dict(map(parse_source, sources))
+    ensure_simulated_domain(home, now=datetime.now(UTC))
+    stack = Stack(home)
+    write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, outputs=[])
+    with stack.attached():
+        _try(home, file=file, dag_id=dag_id, given=given)
+        for changes in watchfiles.watch(file.parent, recursive=False, raise_interrupt=False):
+            saved = sorted({Path(path).name for _, path in changes if path.endswith(_WATCHED)})
+            if saved:
+                click.echo(f"saved: {', '.join(saved)}")
+                _try(home, file=file, dag_id=dag_id, given=given)
+
+
+def _try(home: Home, *, file: Path, dag_id: str | None, given: dict[str, Path]) -> None:
+    say = acting.StageClock()
+    try:
+        with acting.alone(home, say=say):
+            run_file(home, file=file, dag_id=dag_id, params={}, given=given, say=say)
+    except PpmlError as error:
+        click.echo(f"error: {error}", err=True)

@@ -1,0 +1,191 @@
+"""`ppml run FILE`: compile, sign and run a pipeline without Airflow's engine. How a job is developed.
+
+FILE is a DAG (.py) or what `ppml compile` wrote (.json, its code beside it). In a simulated domain only, as its owner.
+The same agents, gates, enclave, broker and passport as a nightly run; only the order of the steps is kept here.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import msgspec
+
+from ppml_airflow import canonical
+from ppml_airflow.cli import acting
+from ppml_airflow.cli.agents import delivered_datasets, sealed_datasets, source_in_file
+from ppml_airflow.cli.compile import code_folder, compile_dag, load_code
+from ppml_airflow.cli.demo import check_source, choose_sources, parse_source
+from ppml_airflow.cli.home import Home, write_private
+from ppml_airflow.cli.image import ensure_image
+from ppml_airflow.cli.simulated import airflow_token, ensure_simulated_domain
+from ppml_airflow.domain.documents import Approval, Step
+from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
+from ppml_airflow.errors import ConfigurationError, PpmlError
+from ppml_airflow.protocol.agents import run_agent_task
+from ppml_airflow.protocol.client import BrokerClient, JsonClient
+from ppml_airflow.protocol.launches import GuestEvent
+from ppml_airflow.protocol.messages import LaunchRequest, OpenRun
+from ppml_airflow.units import format_instant
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--dag", "dag_id", help="Which DAG of the file, if it has several.")
+@click.option("--conf", default="{}", help="Params of the run, as JSON.")
+@click.option("--source", "sources", multiple=True, metavar="[NAME=]FILE", help="The file that is sealed as NAME.")
+def run(file: Path, *, dag_id: str | None, conf: str, sources: tuple[str, ...]) -> None:
+    """Compile, sign and run the pipeline in FILE."""
+    home, say = Home.default(), acting.StageClock()
+    given = dict(map(parse_source, sources))
+    with acting.alone(home, say=say):
+        run_file(home, file=file, dag_id=dag_id, params=_params(conf), given=given, say=say)
+
+
+def run_file(
+    home: Home,
+    *,
+    file: Path,
+    dag_id: str | None,
+    params: Mapping[str, Any],
+    given: Mapping[str, Path],
+    say: acting.Say,
+) -> None:
+    """Do all of `ppml run`, and print where result and passport are.
+
+    Raises:
+        PpmlError: whatever went wrong; a passport is left once the run was open.
+    """
+    for path in given.values():
+        check_source(path)
+    owner = ensure_simulated_domain(home, now=datetime.now(UTC))
+    ensure_image(home, owner=owner, name="spark", say=say)
+    compiled, code = _compiled(home, file=file, dag_id=dag_id, domain_id=owner.domain.domain_id)
+    datasets = sealed_datasets(compiled)
+    known = {dataset: source_in_file(home, dataset) for dataset in datasets}
+    chosen = {dataset: path for dataset, path in known.items() if path is not None} | dict(given)
+    sources = choose_sources(home, given=chosen, datasets=datasets)
+    _, approval = acting.sign_approval(home, compiled=compiled, say=say)
+    with (
+        acting.serving(home, owner=owner, approval=approval, sources=sources) as stack,
+        stack.broker(token=airflow_token(home)) as broker,
+    ):
+        passport = _run_pipeline(home, broker=broker, approval=approval, code=code, params=params, say=say)
+    report = acting.check_passport(home, passport)
+    say(f"passport verified offline: run {report.run_id} {report.outcome}, trust: SIMULATED")
+    acting.print_outcome(home, approval=approval, passport=passport)
+
+
+def _compiled(home: Home, *, file: Path, dag_id: str | None, domain_id: str) -> tuple[Approval, Path]:
+    if file.suffix == ".json":
+        approval = canonical.decode(file.read_bytes(), into=Approval)
+        return msgspec.structs.replace(approval, domain_id=domain_id), code_folder(file)
+    code = home.run / f"{file.stem}.code"
+    approval = compile_dag(
+        file,
+        dag_id=dag_id,
+        domain_id=domain_id,
+        code_folder=code,
+        airflow_home=home.airflow,
+        options=acting.COMPILE_OPTIONS,
+    )
+    return approval, code
+
+
+def _run_pipeline(
+    home: Home,
+    *,
+    broker: BrokerClient,
+    approval: Approval,
+    code: Path,
+    params: Mapping[str, Any],
+    say: acting.Say,
+) -> Path:
+    """One run from opening to passport. A run that fails is closed, too, and leaves its passport."""
+    label = f"ppml-run-{format_instant(datetime.now(UTC))}-{secrets.token_hex(4)}"
+    request = OpenRun(
+        pipeline=approval.pipeline,
+        slot=None,
+        params=dict(params),
+        claimed={"dag_id": approval.pipeline, "run_id": label},
+    )
+    opened = broker.open_run(request)
+    say(f"run {opened.run_id} opened, slot {opened.slot}, trust: SIMULATED")
+    try:
+        _do_steps(home, broker=broker, approval=approval, run_id=opened.run_id, code=code, say=say)
+    except PpmlError:
+        acting.print_passport(home, passport=_store_passport(home, broker=broker, run_id=opened.run_id))
+        raise
+    return _store_passport(home, broker=broker, run_id=opened.run_id)
+
+
+def _do_steps(
+    home: Home, *, broker: BrokerClient, approval: Approval, run_id: str, code: Path, say: acting.Say
+) -> None:
+    _ask_agent(home, "owner", verb="seal", names=sealed_datasets(approval), run_id=run_id, say=say)
+    for step in ordered_steps(approval):
+        files = load_code(code, step=step)
+        roles: Sequence[Literal["preflight", "job"]] = ("preflight", "job") if "before" in step.gates else ("job",)
+        for role in roles:
+            launch = LaunchRequest(
+                image=step.image,
+                role=role,
+                step=step.name,
+                bundle=broker.bundle(run_id, step.name),
+                code=files,
+                broker=f"unix:{home.socket('broker')}",
+                storage=str(home.storage),
+            )
+            result = ProcessRuntime(home.socket("quoting")).run(launch, on_event=_telling(step, role=role, say=say))
+            say(f"step {step.name}: {role} {result.state}")
+    _ask_agent(home, "recipient", verb="deliver", names=delivered_datasets(approval), run_id=run_id, say=say)
+
+
+def ordered_steps(approval: Approval) -> list[Step]:
+    """The steps, each after those that must be committed before it."""
+    before: dict[str, set[str]] = {step.name: set() for step in approval.steps}
+    for earlier, later in approval.edges:
+        before[later].add(earlier)
+    by_name = {step.name: step for step in approval.steps}
+    return [by_name[name] for name in TopologicalSorter(before).static_order()]
+
+
+def _telling(step: Step, *, role: str, say: acting.Say) -> Any:
+    def tell(event: GuestEvent) -> None:
+        percent = f" {event.percent} %" if event.percent else ""
+        say(f"step {step.name}: {role} " + f"{event.state} {event.stage} {event.code}".strip() + percent)
+
+    return tell
+
+
+def _ask_agent(
+    home: Home, agent: str, *, verb: Literal["seal", "deliver"], names: list[str], run_id: str, say: acting.Say
+) -> None:
+    with JsonClient(f"unix:{home.socket(f'{agent}-agent')}") as client:
+        for name in names:
+            run_agent_task(
+                client, verb=verb, name=name, run_id=run_id, progress=lambda text, *values: say(text % values)
+            )
+
+
+def _store_passport(home: Home, *, broker: BrokerClient, run_id: str) -> Path:
+    broker.close_run(run_id)
+    path = home.passports / f"{run_id}.json"
+    write_private(path, broker.passport(run_id))
+    return path
+
+
+def _params(conf: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(conf)
+    except ValueError as error:
+        raise ConfigurationError(f"--conf is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError("--conf is not a JSON object of params")
+    return {name: str(item) if isinstance(item, float) else item for name, item in value.items()}

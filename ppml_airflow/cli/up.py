@@ -1,0 +1,112 @@
+"""`ppml up` and `ppml down`: Airflow's UI, the broker and the agents, in the background, for a person.
+
+`up` makes the simulated domain, its keys and its image where they are missing. It never signs an approval: it prints
+the commands by which the owner reads and signs one. It goes on until `down`, which leaves no process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import yaml
+
+from ppml_airflow.cli import acting, airflow_processes
+from ppml_airflow.cli.agents import sealed_datasets, write_agent_files
+from ppml_airflow.cli.demo import choose_sources, lay_dag
+from ppml_airflow.cli.home import Home
+from ppml_airflow.cli.image import ensure_image
+from ppml_airflow.cli.owner import Owner
+from ppml_airflow.cli.simulated import ensure_simulated_domain
+from ppml_airflow.cli.stack import Stack, core_services
+from ppml_airflow.errors import PpmlError, UnavailableError
+
+SHIPPED = "nightly_analytics"
+_OUTPUTS = ("report",)
+
+
+@click.command()
+def up() -> None:
+    """Start Airflow's UI, the broker and the agents, and say where they are."""
+    home = Home.default()
+    stack = Stack(home)
+    if not stack.is_running():
+        say = acting.StageClock()
+        with acting.alone(home, say=say):
+            _start(home, stack=stack, say=say)
+    _tell(home, stack=stack)
+
+
+@click.command()
+def down() -> None:
+    """Stop what `ppml up` started; no process is left."""
+    home = Home.default()
+    stopped = Stack(home).stop()
+    (home.run / "ui").unlink(missing_ok=True)
+    click.echo("stopped" if stopped else "nothing runs here")
+
+
+def _start(home: Home, *, stack: Stack, say: Callable[[str], None]) -> None:
+    owner = ensure_simulated_domain(home, now=datetime.now(UTC))
+    _lay_shipped(home, stack=stack)
+    with ThreadPoolExecutor() as pool:
+        image = pool.submit(ensure_image, home, owner=owner, name="spark", say=say)
+        airflow_processes.migrate(home, database="airflow.db")
+        airflow_processes.store_connection(home, broker=stack.broker_socket, database="airflow.db")
+        image.result()
+    services, url = airflow_processes.airflow_services(home)
+    stack.start([*core_services(home), *services], stays=True)
+    try:
+        stack.wait_until_ready()
+        with stack.broker() as broker:
+            owner.publish(broker)
+        say("quoting service, broker and agents are ready")
+        stack.wait_for(lambda: airflow_processes.is_healthy(url), service="airflow-api-server")
+    except PpmlError:
+        stack.stop()
+        raise
+    (home.run / "ui").write_text(url)
+    say("Airflow is ready")
+
+
+def _lay_shipped(home: Home, *, stack: Stack) -> None:
+    """Lay the shipped DAG and its agents' entries, unless `ppml demo` or a person has laid one already."""
+    question = home.dags / f"{SHIPPED}.yaml"
+    if not (home.dags / f"{SHIPPED}.py").exists():
+        lay_dag(home, dag_id=SHIPPED, tables={}, sql=None)
+    in_force = Owner(home, domain=home.load_domain(), keys=()).approval_in_force(SHIPPED)
+    tables = sealed_datasets(in_force[1]) if in_force else list(yaml.safe_load(question.read_text())["tables"])
+    known = (home.agent("owner") / "agent.yaml").exists() and (home.agent("recipient") / "agent.yaml").exists()
+    write_agent_files(
+        home,
+        broker=stack.broker_socket,
+        pipeline=SHIPPED,
+        sources={} if known else choose_sources(home, given={}, datasets=tables),
+        outputs=[] if known else list(_OUTPUTS),
+    )
+
+
+def _tell(home: Home, *, stack: Stack) -> None:
+    """The lines that scripts read, after what a person may have to do."""
+    try:
+        url = airflow_processes.require_url(home)
+    except UnavailableError as error:
+        raise UnavailableError(
+            "another ppml command runs its services here", hint="wait until it ends, then ppml up"
+        ) from error
+    owner = Owner(home, domain=home.load_domain(), keys=())
+    click.echo(f"dags: {home.dags}")
+    if owner.approval_in_force(SHIPPED) is None:
+        compiled = home.path / f"{SHIPPED}.json"
+        dag = home.dags / f"{SHIPPED}.py"
+        click.echo(f"no approval of {SHIPPED} is in force; as its owner, read and sign one:")
+        click.echo(f"  ppml compile {dag} --out {compiled}")
+        click.echo(f"  ppml approve {compiled}")
+    click.echo(f"ui: {url}")
+    click.echo(f"user: {airflow_processes.USER}")
+    click.echo(f"password-file: {airflow_processes.password_file(home)}")
+    click.echo(f"broker: {stack.broker_url}")
+    click.echo(f"trust: {Path(home.trust_bundle)}")
