@@ -6,6 +6,7 @@ verified, and its pipeline must be one that the agent's map lists for the name a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from ppml_airflow.domain.documents import Certificate, Domain, Role, Run
@@ -16,11 +17,22 @@ from ppml_airflow.signing import PublicKey
 from ppml_airflow.units import parse_instant
 
 
-def fetch_certificates(broker: BrokerClient, *, domain: Domain) -> Certificates:
-    """Ask the broker for the certificates and verify each under the pinned domain's roots.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedRun:
+    """A run that a certified broker opened in the pinned domain, and what was verified with it at that moment."""
+
+    run: Run
+    certificates: Certificates
+    broker: BrokerClient
+    now: datetime
+
+
+def fetch_run(broker: BrokerClient, *, run_id: str, domain: Domain, now: datetime) -> VerifiedRun:
+    """Ask the broker for its certificates and a run, and verify both under the pinned domain.
 
     Raises:
-        VerificationError: the broker serves another domain, or one of them is not the owners'.
+        VerificationError: a certificate is not the owners', the run is not signed by a broker they certified, or it is
+            another run or of another domain.
     """
     view = broker.domain()
     if view.domain_id != domain.domain_id:
@@ -29,22 +41,14 @@ def fetch_certificates(broker: BrokerClient, *, domain: Domain) -> Certificates:
             code="other_domain",
             hint="check broker and domain in agent.yaml",
         )
-    return Certificates.verify(view.certificates, domain=domain)
-
-
-def fetch_run(broker: BrokerClient, *, run_id: str, domain: Domain, certificates: Certificates, now: datetime) -> Run:
-    """Ask the broker for a run and verify that a certified broker opened it, in this domain.
-
-    Raises:
-        VerificationError: not signed by such a broker, another run, or of another domain.
-    """
+    certificates = Certificates.verify(view.certificates, domain=domain)
     envelope, _ = broker.run_document(run_id)
     run = verify_broker_document(envelope, into=Run, certificates=certificates, now=now)
     if run.run_id != run_id:
         raise VerificationError(f"broker answered with run {run.run_id}, wanted {run_id}", code="other_run")
     if run.domain_id != domain.domain_id:
         raise VerificationError(f"run {run_id} belongs to domain {run.domain_id}", code="other_domain")
-    return run
+    return VerifiedRun(run=run, certificates=certificates, broker=broker, now=now)
 
 
 def require_pipeline(run: Run, *, pipelines: frozenset[str], name: str) -> None:
@@ -61,9 +65,7 @@ def require_pipeline(run: Run, *, pipelines: frozenset[str], name: str) -> None:
         )
 
 
-def own_certificates(
-    certificates: Certificates, *, key: PublicKey, role: Role, dataset: str, now: datetime
-) -> tuple[Certificate, ...]:
+def own_certificates(verified: VerifiedRun, *, key: PublicKey, role: Role, dataset: str) -> tuple[Certificate, ...]:
     """The unexpired certificates that give this key a role for a dataset; the one that lasts longest comes first.
 
     Raises:
@@ -71,11 +73,11 @@ def own_certificates(
     """
     found = [
         certificate
-        for certificate in certificates.by_serial.values()
+        for certificate in verified.certificates.by_serial.values()
         if certificate.role == role
         and certificate.key == key
         and dataset in certificate.datasets
-        and parse_instant(certificate.not_after) > now
+        and parse_instant(certificate.not_after) > verified.now
     ]
     if not found:
         raise VerificationError(

@@ -106,13 +106,16 @@ class _AgentFile(_Strict):
     delivers: dict[_Name, _DeliverEntry] = {}
 
     @model_validator(mode="after")
-    def _keys_for_the_map(self) -> _AgentFile:
+    def _consistent(self) -> _AgentFile:
         if self.seals and self.producer_key is None:
             raise ValueError("seals need a producer_key")
         if self.delivers and self.recipient_key is None:
             raise ValueError("delivers need a recipient_key")
         if len({entry.sink for entry in self.delivers.values()}) != len(self.delivers):
             raise ValueError("two delivers share a sink")
+        sealed = [(entry.dataset, pipeline) for entry in self.seals.values() for pipeline in entry.pipelines]
+        if len(set(sealed)) != len(sealed):
+            raise ValueError("two seals give one pipeline the same dataset")
         return self
 
 

@@ -22,6 +22,7 @@ class FakeBroker:
     """Serves on a free port of 127.0.0.1 while entered.
 
     `before_publish` runs before a manifest is judged: another producer may win the race there, or an error be raised.
+    `answer_sealed` answers what was published for a run.
     `lose_replies` counts publishes that are committed, whose answers are never sent.
     """
 
@@ -34,6 +35,7 @@ class FakeBroker:
         self.heads: dict[str, Manifest] = {}
         self.releases: dict[tuple[str, str], Callable[[ReleaseRequest], ReleaseAnswer]] = {}
         self.before_publish: Callable[[Manifest], None] = lambda manifest: None
+        self.answer_sealed = self.sealed
         self.lose_replies = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -66,6 +68,14 @@ class FakeBroker:
             self.heads[manifest.dataset] = manifest
         return Published(dataset=manifest.dataset, version=manifest.version, manifest=envelope.digest)
 
+    def sealed(self, run_id: str, dataset: str) -> Envelope | None:
+        """The manifest that was published for a run."""
+        for envelope in self.manifests.values():
+            manifest = canonical.decode(envelope.payload, into=Manifest)
+            if (manifest.run_id, manifest.dataset) == (run_id, dataset):
+                return envelope
+        return None
+
     # ---------------------------------------------------------------- routes
 
     def get(self, parts: list[str]) -> object:
@@ -75,7 +85,7 @@ class FakeBroker:
             case ["runs", run_id]:
                 return self._run_view(run_id)
             case ["runs", run_id, "sealed", dataset]:
-                return next((found for found in self._sealed(run_id, dataset)), None)
+                return self.answer_sealed(run_id, dataset)
             case ["datasets", dataset, "head"]:
                 head = self.heads.get(dataset)
                 return self.manifests[canonical.digest(head)] if head else None
@@ -101,14 +111,6 @@ class FakeBroker:
             self.lose_replies -= 1
             raise ConnectionAbortedError
         return published
-
-    def _sealed(self, run_id: str, dataset: str) -> list[Envelope]:
-        found = []
-        for envelope in self.manifests.values():
-            manifest = canonical.decode(envelope.payload, into=Manifest)
-            if (manifest.run_id, manifest.dataset) == (run_id, dataset):
-                found.append(envelope)
-        return found
 
     def _domain_view(self) -> DomainView:
         return DomainView(

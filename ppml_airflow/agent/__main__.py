@@ -1,0 +1,55 @@
+"""`python -m ppml_airflow.agent --config agent.yaml`: serve the agent until SIGTERM.
+
+Prints `ready` with its address once it listens. Exit codes as everywhere: 2 for a wrong configuration.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+import uvicorn
+
+from ppml_airflow.agent.agent import Agent
+from ppml_airflow.agent.service import build_app
+from ppml_airflow.agent.settings import load_settings
+from ppml_airflow.agent.tasks import Tasks
+from ppml_airflow.errors import PpmlError
+from ppml_airflow.protocol.listening import listening_socket
+
+
+@click.command()
+@click.option("--config", "config", required=True, type=click.Path(path_type=Path), help="The agent's YAML file.")
+def main(config: Path) -> None:
+    """Serve an owner's or recipient's agent."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        serve(config)
+    except PpmlError as error:
+        click.echo(f"ppml agent: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def serve(config: Path) -> None:
+    """Sweep what a crash left behind, then serve until told to stop.
+
+    Raises:
+        ConfigurationError: the configuration is wrong, or another agent runs with it.
+    """
+    settings = load_settings(config)
+    with Agent.start(settings) as agent, listening_socket(settings.listen) as sock:
+        tasks = Tasks(agent.perform)
+        app = build_app(tasks, settings=settings)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+        click.echo(f"ready {settings.listen}")
+        try:
+            server.run(sockets=[sock])
+        finally:
+            tasks.close()
+
+
+if __name__ == "__main__":
+    main()
