@@ -18,6 +18,7 @@ from ppml_airflow.domain.jobs import earlier_steps
 from ppml_airflow.errors import PpmlError, VerificationError
 from ppml_airflow.provenance.log import Checkpoint, LogEntry, root_at, verify_log
 from ppml_airflow.provenance.passport import EvidenceRecord, PassportContents
+from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.signing import Envelope
 from ppml_airflow.units import Digest
 
@@ -153,6 +154,8 @@ def require_log(
 ) -> dict[Digest, LogEntry]:
     """The log under RunClosed's root holds one entry for each document of the run, and no other of this run.
 
+    Only manifests may be more: an agent may have sealed for the run what no step reads.
+
     Returns:
         The entries by the digest of what they are about.
 
@@ -167,9 +170,10 @@ def require_log(
         label = next(label for kind, body, label in expected if (kind, body) == missing[0])
         raise VerificationError(f"{label}: no log entry for its {missing[0][0]}", code="log_broken")
     verify_log(contents.log_proof, head=head, entries=entries)
-    if len(entries) != len(expected):
+    others = [entry for entry in entries if entry.kind != "manifest"]
+    if len(others) != sum(kind != "manifest" for kind, _, _ in expected):
         raise VerificationError(
-            f"log has {len(entries)} entries of the run, and the passport accounts for {len(expected)}",
+            f"log has {len(others)} entries of the run besides manifests, which is not what the passport accounts for",
             code="log_broken",
         )
     times = [entry.time for entry in entries]
@@ -194,6 +198,10 @@ def _kinds(entries: Iterable[LogEntry]) -> Counter[tuple[str, Digest]]:
 def _expected_entries(contents: PassportContents, *, closed: RunClosed) -> list[tuple[str, Digest, str]]:
     expected = [("run", closed.run, "run")]
     expected += [("pins", envelope.digest, "pins of a step") for envelope in contents.pins]
+    for envelope in contents.manifests:
+        manifest = canonical.decode(envelope.payload, into=Manifest)
+        if manifest.run_id == closed.run_id:
+            expected.append(("manifest", envelope.digest, f"dataset {manifest.dataset}"))
     for record in closed.attempts:
         expected.append(("evidence", record.evidence, label_of(record)))
         if record.lease is not None:

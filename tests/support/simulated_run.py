@@ -128,6 +128,7 @@ class SimulatedRun:
         self.pins: dict[str, Envelope] = {}
         self.pin_times: dict[str, str] = {}
         self.manifests: dict[Digest, Envelope] = {}
+        self.manifest_times: dict[Digest, str] = {}
         self.heads: dict[str, DatasetVersion] = {}
         self.log_certificate = self.owners.certify("log", subject="owner", key=SealingKey.generate().public)
         self.policies = [self.owners.root.sign(self.make_policy())]
@@ -207,6 +208,7 @@ class SimulatedRun:
         """Move the head of a dataset."""
         manifest = canonical.decode(envelope.payload, into=Manifest)
         self.manifests[envelope.digest] = envelope
+        self.manifest_times[envelope.digest] = self.tick()
         self.heads[manifest.dataset] = DatasetVersion(
             dataset=manifest.dataset, version=manifest.version, manifest=envelope.digest
         )
@@ -430,6 +432,9 @@ class SimulatedRun:
         events: list[tuple[str, LogKind, Digest]] = [
             (self.pin_times[step], "pins", envelope.digest) for step, envelope in self.pins.items()
         ]
+        for digest, envelope in self.manifests.items():
+            if canonical.decode(envelope.payload, into=Manifest).run_id == self.run_id:
+                events.append((self.manifest_times[digest], "manifest", digest))
         for record in self.records():
             events.append((record.time, "evidence", record.evidence))
             if record.lease:
