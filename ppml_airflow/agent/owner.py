@@ -29,7 +29,7 @@ from ppml_airflow.protocol.messages import Published
 from ppml_airflow.sealing.datasets import seal_table, verify_manifest
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.sealing.sources import TableSource, open_source
-from ppml_airflow.sealing.versions import NewVersion, Producer, SealedVersion, load_envelope
+from ppml_airflow.sealing.versions import NewVersion, Producer, SealedVersion, load_envelope, unfinished_prefix
 from ppml_airflow.sealing.wrapping import DatasetKey
 from ppml_airflow.signing import Envelope
 from ppml_airflow.units import Digest
@@ -50,7 +50,7 @@ class Owner:
     def sweep(self, broker: BrokerClient) -> None:
         """Remove what a killed agent left: half sealed versions at once, whole ones when the broker says so."""
         for note in self._journal.unfinished():
-            for folder in (self._settings.storage / note.dataset).glob(".unfinished-*"):
+            for folder in (self._settings.storage / note.dataset).glob(f"{unfinished_prefix(note.run_id)}*"):
                 shutil.rmtree(folder)
             try:
                 self._settle(note, broker=broker)

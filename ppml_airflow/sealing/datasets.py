@@ -67,7 +67,7 @@ def seal_table(
     """
     data_key = new_key()
     parts: list[Part] = []
-    with unfinished_folder(storage, dataset=new.dataset) as folder:
+    with unfinished_folder(storage, new=new) as folder:
         for portion in _portions(source.batches(), part_bytes=part_bytes):
             path = part_path(len(parts))
             aad = parquet_aad(domain_id=new.domain_id, dataset=new.dataset, version=new.version, path=path)
@@ -93,7 +93,7 @@ def seal_files(
         ConfigurationError: no files, a bad name, or one that cannot be read; nothing is left in storage.
     """
     data_key = new_key()
-    with unfinished_folder(storage, dataset=new.dataset) as folder:
+    with unfinished_folder(storage, new=new) as folder:
         sources: list[Path | bytes] = [encode_directory(files), *files.values()]
         parts = seal_bodies(sources, folder, new=new, data_key=data_key, padded=False)
         return finish_version(

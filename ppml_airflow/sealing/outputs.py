@@ -62,7 +62,7 @@ def seal_files_output(files: Mapping[str, Path], *, seal: OutputSeal) -> SealedV
 
 
 def _seal(sources: Sequence[Path | bytes], *, body: Body, columns: Sequence[Column], seal: OutputSeal) -> SealedVersion:
-    with unfinished_folder(seal.storage, dataset=seal.new.dataset) as folder:
+    with unfinished_folder(seal.storage, new=seal.new) as folder:
         parts = seal_bodies(sources, folder, new=seal.new, data_key=seal.data_key, padded=True)
         return finish_version(
             folder, new=seal.new, body=body, parts=parts, columns=columns, wraps=_wraps(seal), maker=seal.enclave

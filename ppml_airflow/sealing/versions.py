@@ -91,10 +91,18 @@ def load_envelope(folder: Path) -> Envelope:
     return canonical.decode(data, into=Envelope)
 
 
+def unfinished_prefix(run_id: HexId | None) -> str:
+    """How the names of unfinished folders of a run begin."""
+    return f".unfinished-{run_id or 'no-run'}-"
+
+
 @contextmanager
-def unfinished_folder(storage: Path, *, dataset: Name) -> Iterator[Path]:
-    """A folder to seal into, gone at the end unless `finish_version` has given it its name."""
-    folder = storage / dataset / f".unfinished-{secrets.token_hex(8)}"
+def unfinished_folder(storage: Path, *, new: NewVersion) -> Iterator[Path]:
+    """A folder to seal into, gone at the end unless `finish_version` has given it its name.
+
+    Its name tells the run, so that whoever was killed while sealing knows at the next start what to remove.
+    """
+    folder = storage / new.dataset / f"{unfinished_prefix(new.run_id)}{secrets.token_hex(8)}"
     folder.mkdir(parents=True)
     try:
         yield folder
