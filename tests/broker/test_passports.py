@@ -72,6 +72,7 @@ def test_a_dataset_sealed_for_the_run_that_no_step_reads_does_no_harm(
 
 
 def test_the_passport_of_a_second_run_continues_the_log_of_the_first(world: World, platform: SimulatedPlatform) -> None:
+    world.publish("plans")
     pinned = verify(world, platform, world.open_run("first"))
     second = world.ready_run("second")
     world.pass_gate(second)
