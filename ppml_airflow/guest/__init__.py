@@ -1,0 +1,1 @@
+"""The small program inside the enclave: verify, attest, lease, run, seal, sign."""

@@ -1,0 +1,70 @@
+"""Who this guest is: its keys K and E, its binding B, and the evidence for them. Messages 5 and 6 of the protocol."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ppml_airflow import canonical
+from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
+from ppml_airflow.domain.documents import Binding, Job
+from ppml_airflow.domain.jobs import signed_request
+from ppml_airflow.errors import VerificationError
+from ppml_airflow.protocol.client import BrokerClient
+from ppml_airflow.protocol.messages import Attest, LeaseAnswer
+from ppml_airflow.sealing.wrapping import SealingKey
+from ppml_airflow.signing import SigningKey
+from ppml_airflow.units import Digest
+
+Quoter = Callable[[bytes], bytes]
+"""Report data, 64 bytes, to a quote of this very guest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Keys that live as long as this process, and what binds them to the job."""
+
+    signing_key: SigningKey = field(repr=False)
+    sealing_key: SealingKey = field(repr=False)
+    binding: Binding
+
+    @property
+    def digest(self) -> Digest:
+        """H(B)."""
+        return canonical.digest(self.binding)
+
+
+def make_identity(job: Job, *, role: Literal["preflight", "job"]) -> Identity:
+    """Make K and E, and bind them to J."""
+    signing_key, sealing_key = SigningKey.generate(scheme="p256"), SealingKey.generate()
+    binding = Binding(
+        v=1,
+        role=role,
+        domain_id=job.domain_id,
+        job_digest=canonical.digest(job),
+        signing_key=signing_key.public,
+        sealing_key=sealing_key.public,
+        set_id="",
+        index=0,
+    )
+    return Identity(signing_key=signing_key, sealing_key=sealing_key, binding=binding)
+
+
+def attest(identity: Identity, *, broker: BrokerClient, quoter: Quoter) -> LeaseAnswer:
+    """Prove who this guest is and ask for the broker's decision.
+
+    Raises:
+        VerificationError: the broker's nonce does not commit to this binding; no quote was made.
+        PpmlError: what the broker answered with.
+    """
+    nonce, salt = broker.auth(tee="sgx", binding=identity.digest)
+    if not hmac.compare_digest(nonce, nonce_for(salt=salt, binding_digest=identity.digest)):
+        # A nonce for another binding would let this quote speak for another job (attack: relay).
+        raise VerificationError("the broker's nonce does not commit to this binding", code="nonce_mismatch")
+    public = public_jwk(identity.signing_key.public)
+    quote = quoter(report_data(nonce=nonce, tee_pubkey=public))
+    broker.attest(nonce=nonce, tee_pubkey=public, quote_bytes=quote)
+    signature = identity.signing_key.sign_bytes(signed_request(nonce=nonce, binding=identity.digest))
+    return broker.lease(Attest(binding=identity.binding, signature=signature))

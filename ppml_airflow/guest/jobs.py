@@ -1,0 +1,276 @@
+"""A job in its two phases: prepared before the lease with nothing secret, run after it, sealed, signed, committed.
+
+Messages 8 to 10 of the trust protocol. After the lease no exception leaves: what goes wrong is written to the log,
+which is sealed, and becomes one word of the closed vocabulary, which stands in the receipt.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import DatasetVersion, Lease, LeaseKeys, LeaseOutput, Receipt
+from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError, UnavailableError, VerificationError
+from ppml_airflow.guest.bundle import VerifiedBundle
+from ppml_airflow.guest.identity import Identity
+from ppml_airflow.guest.inputs import VerifiedInput, verify_input
+from ppml_airflow.guest.speech import Speech, outcome_code, spoken_error
+from ppml_airflow.guest.watch import Watch
+from ppml_airflow.protocol.client import BrokerClient
+from ppml_airflow.protocol.launches import GuestResult
+from ppml_airflow.protocol.messages import Commit, Published
+from ppml_airflow.sealing.logs import LogOrigin, seal_log
+from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.sealing.outputs import seal_table_output
+from ppml_airflow.sealing.tables import parquet_aad
+from ppml_airflow.sealing.versions import Enclave, NewVersion, SealedVersion
+from ppml_airflow.sealing.wrapping import DatasetKey, Recipient, new_key
+from ppml_airflow.units import Digest, Name, parse_instant
+from ppml_airflow.workloads.job import FileKey, JobKeys, JobResult, TableOutput, Workload, WorkloadJob
+from ppml_airflow.workloads.params import typed_params
+
+_COMMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedJob:
+    """A job that has been judged and may be leased."""
+
+    bundle: VerifiedBundle
+    inputs: Mapping[Name, VerifiedInput]
+    workload: Workload
+    columns: Mapping[Name, tuple[Column, ...]]
+    storage: Path
+    log: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedJob:
+    """A prepared job with its lease. Holds secrets."""
+
+    prepared: PreparedJob
+    lease: Lease
+    keys: LeaseKeys = field(repr=False)
+    identity: Identity
+    broker: BrokerClient
+    speech: Speech
+
+
+def verify_inputs(bundle: VerifiedBundle, *, storage: Path, scratch: Path) -> dict[Name, VerifiedInput]:
+    """Verify every pinned input in storage, in the order of the pins.
+
+    Raises:
+        VerificationError: a part is missing or changed.
+    """
+    return {
+        pinned.dataset: verify_input(
+            bundle.manifests[pinned.dataset], digest=pinned.manifest, storage=storage, scratch=scratch
+        )
+        for pinned in bundle.job.inputs
+    }
+
+
+def workload_job(bundle: VerifiedBundle, *, code: Path, inputs: Mapping[Name, VerifiedInput]) -> WorkloadJob:
+    """The job as a workload takes it."""
+    job, step = bundle.job, bundle.step
+    return WorkloadJob(
+        code=code,
+        argv=job.argv,
+        params=typed_params(job.params, declared=step.params),
+        environment=job.environment,
+        inputs=tuple(found.table() for found in inputs.values()),
+        outputs=tuple(TableOutput(dataset=output.dataset, files=output.files) for output in step.outputs),
+        limits=step.limits,
+    )
+
+
+def run_leased(leased: LeasedJob) -> GuestResult:
+    """Run, seal, sign and commit.
+
+    Raises:
+        PpmlError: the job failed, or its lease ended; a constant of the closed vocabulary.
+    """
+    lease, broker = leased.lease, leased.broker
+    lifetime = (parse_instant(lease.expires) - parse_instant(lease.issued)).total_seconds()
+    watch = Watch(
+        ask=lambda: broker.lease_status(lease.lease_id).state,
+        stop=leased.prepared.workload.cancel,
+        lifetime_s=lifetime,
+    )
+    data_keys = {output.dataset: new_key() for output in lease.outputs}
+    with watch:
+        result, code = _compute(leased, data_keys=data_keys)
+        versions: list[SealedVersion] = []
+        if code == "ok" and not watch.reason:
+            leased.speech.tell("sealing", percent=100)
+            versions, code = _seal(leased, result=result, data_keys=data_keys)
+        if watch.reason:
+            raise spoken_error(watch.reason)
+        receipt = _receipt(leased, versions=versions, outcome=outcome_code(code), result=result, log=_seal_log(leased))
+        _commit(leased, receipt=receipt, versions=versions)
+    if receipt.outcome != "ok":
+        raise spoken_error(receipt.outcome)
+    leased.speech.tell("committed", percent=100)
+    return GuestResult(
+        state="committed",
+        code="",
+        attempt=lease.attempt,
+        lease_id=lease.lease_id,
+        receipt=canonical.digest(receipt),
+        outputs=tuple(_published(output) for output in receipt.outputs),
+    )
+
+
+def _compute(leased: LeasedJob, *, data_keys: Mapping[Name, bytes]) -> tuple[JobResult, str]:
+    prepared, keys = leased.prepared, leased.keys
+    leased.speech.tell("running")
+    read: dict[Path, FileKey] = {}
+    try:
+        for dataset, found in prepared.inputs.items():
+            if found.manifest.body == "padded-parquet":
+                found.unpad(data_key=keys.data_keys[dataset])
+            read.update(found.file_keys(data_key=keys.data_keys[dataset]))
+    except VerificationError as error:
+        _write_log(prepared.log, error)
+        return JobResult(outcome="input_corrupt"), "input_corrupt"
+    places = {output.dataset: output.version for output in leased.lease.outputs}
+
+    def write(dataset: str, path: str) -> FileKey:
+        domain_id = prepared.bundle.domain.domain_id
+        aad = parquet_aad(domain_id=domain_id, dataset=dataset, version=places[dataset], path=path)
+        return FileKey(data_key=data_keys[dataset], aad=aad)
+
+    try:
+        result = prepared.workload.run(keys=JobKeys(read=read, write=write), on_progress=leased.speech.tell_progress)
+    except Exception as error:  # whatever it is, its text stays inside
+        _write_log(prepared.log, error)
+        return JobResult(outcome="job_failed"), "guest_failed"
+    return result, result.outcome
+
+
+def _seal(leased: LeasedJob, *, result: JobResult, data_keys: Mapping[Name, bytes]) -> tuple[list[SealedVersion], str]:
+    versions = []
+    try:
+        for output in leased.lease.outputs:
+            parts = result.outputs[output.dataset]
+            versions.append(_seal_output(leased, output, parts=parts, data_key=data_keys[output.dataset]))
+    except Exception as error:  # a full disk, say; a job's paths could stand in the message
+        _write_log(leased.prepared.log, error)
+        return [], "guest_failed"
+    return versions, "ok"
+
+
+def _seal_output(leased: LeasedJob, output: LeaseOutput, *, parts: tuple[Path, ...], data_key: bytes) -> SealedVersion:
+    prepared, lease = leased.prepared, leased.lease
+    certificates = prepared.bundle.certificates.by_serial
+    dataset = certificates[output.dataset_certificate]
+    return seal_table_output(
+        parts,
+        columns=prepared.columns[output.dataset],
+        data_key=data_key,
+        release_key=leased.keys.release_keys[output.dataset],
+        storage=prepared.storage,
+        new=NewVersion(
+            domain_id=prepared.bundle.domain.domain_id,
+            dataset=output.dataset,
+            version=output.version,
+            prev=output.prev,
+            run_id=lease.run_id,
+        ),
+        dataset_key=DatasetKey(serial=dataset.serial, kek_id=dataset.kek_id, key=dataset.key),
+        recipients=[Recipient(serial=serial, key=certificates[serial].key) for serial in output.recipient_certificates],
+        enclave=Enclave(lease_id=lease.lease_id, key=leased.identity.signing_key),
+    )
+
+
+def _seal_log(leased: LeasedJob) -> Digest | None:
+    """Seal what the job printed. Without readers there is no log; where it cannot be written the receipt says so."""
+    prepared, lease = leased.prepared, leased.lease
+    certificates = prepared.bundle.certificates.by_serial
+    if not lease.log_certificates:
+        return None
+    origin = LogOrigin(
+        domain_id=prepared.bundle.domain.domain_id,
+        run_id=lease.run_id,
+        step=lease.step,
+        attempt=lease.attempt,
+        lease_id=lease.lease_id,
+    )
+    readers = [Recipient(serial=serial, key=certificates[serial].key) for serial in lease.log_certificates]
+    try:
+        return seal_log(prepared.log, storage=prepared.storage, origin=origin, recipients=readers)
+    except OSError:
+        return None
+
+
+def _receipt(
+    leased: LeasedJob, *, versions: list[SealedVersion], outcome: str, result: JobResult, log: Digest | None
+) -> Receipt:
+    lease = leased.lease
+    return Receipt(
+        lease_id=lease.lease_id,
+        attempt=lease.attempt,
+        binding=lease.binding,
+        job=lease.job,
+        run_id=lease.run_id,
+        step=lease.step,
+        inputs=lease.inputs,
+        outputs=tuple(
+            DatasetVersion(dataset=version.manifest.dataset, version=version.manifest.version, manifest=version.digest)
+            for version in versions
+        ),
+        members=(),
+        outcome=outcome,
+        disclosed=_disclosed(leased, result) if outcome == "ok" else {},
+        log=log,
+    )
+
+
+def _disclosed(leased: LeasedJob, result: JobResult) -> dict[Name, int]:
+    """The counts that the approval lets out, within its bounds; the rest stays inside."""
+    return {
+        allowed.name: result.disclosed[allowed.name]
+        for allowed in leased.prepared.bundle.step.disclosed
+        if allowed.name in result.disclosed and allowed.minimum <= result.disclosed[allowed.name] <= allowed.maximum
+    }
+
+
+def _commit(leased: LeasedJob, *, receipt: Receipt, versions: list[SealedVersion]) -> None:
+    """Hand in the receipt; the same receipt gets the same answer, so a lost reply is asked for again.
+
+    Raises:
+        PpmlError: refused, or no answer for a minute; a constant of the closed vocabulary.
+    """
+    request = Commit(
+        receipt=leased.identity.signing_key.sign(receipt),
+        manifests=tuple(version.envelope for version in versions),
+    )
+    attempts = Retrying(
+        retry=retry_if_exception_type(UnavailableError),
+        wait=wait_exponential(multiplier=0.5, max=5),
+        stop=stop_after_delay(_COMMIT_S),
+        reraise=True,
+    )
+    try:
+        attempts(leased.broker.commit, request)
+    except UnavailableError:
+        raise spoken_error("broker_unavailable") from None
+    except (PolicyDeniedError, VerificationError, MalformedInputError) as error:
+        _write_log(leased.prepared.log, error)
+        raise spoken_error(error.code if error.code.startswith("lease_") else "commit_refused") from None
+
+
+def _published(output: DatasetVersion) -> Published:
+    return Published(dataset=output.dataset, version=output.version, manifest=output.manifest)
+
+
+def _write_log(log: Path, error: Exception) -> None:
+    with log.open("a") as file:
+        file.writelines(traceback.format_exception(error))
+        if isinstance(error, PpmlError) and error.hint:
+            file.write(error.hint + "\n")

@@ -1,0 +1,99 @@
+"""Message 7 of the trust protocol: a lease is believed only from a certified broker and only for this very guest.
+
+HPKE authenticates no sender, so everything that the guest obeys (inputs, versions, recipients, time) stands in the
+signed lease, and the keys open only under its digest.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import Lease, LeaseKeys, LeaseOutput, Output
+from ppml_airflow.domain.trust import Certificates, verify_broker_document
+from ppml_airflow.errors import PolicyDeniedError, VerificationError
+from ppml_airflow.guest.bundle import VerifiedBundle
+from ppml_airflow.guest.identity import Identity
+from ppml_airflow.sealing.wrapping import KEY_BYTES, hpke_open, lease_info
+from ppml_airflow.signing import Envelope
+from ppml_airflow.units import parse_instant
+
+
+def verify_lease(envelope: Envelope, *, bundle: VerifiedBundle, identity: Identity) -> Lease:
+    """Verify that a lease is for this guest and says nothing but what the owners approved.
+
+    Raises:
+        VerificationError: not by a broker certified at its time; of another binding, job, run or attempt; or it seals
+            to somebody whom the approval does not name.
+        PolicyDeniedError: the approval was not valid when it was issued.
+    """
+    # 1 the guest's time is `issued`; the broker must be certified then
+    issued = parse_instant(canonical.decode(envelope.payload, into=Lease).issued)
+    lease = verify_broker_document(envelope, into=Lease, certificates=bundle.certificates, now=issued)
+    # 2 it answers this guest: H(B), H(J)
+    if lease.binding != identity.digest:
+        raise VerificationError(f"lease is for binding {lease.binding}, not for this guest", code="other_binding")
+    if lease.job != identity.binding.job_digest:
+        raise VerificationError(f"lease is for job {lease.job}, not for this one", code="other_job")
+    # 3 it is of this run and step, and of its pinned inputs
+    job = bundle.job
+    if (lease.run_id, lease.step, lease.epoch) != (job.run_id, job.step, bundle.run.epoch):
+        raise VerificationError("lease is of another run, step or epoch", code="other_run")
+    if lease.inputs != job.inputs:
+        raise VerificationError("lease names other inputs than the pins", code="other_inputs")
+    if lease.attempt > bundle.step.attempts:
+        raise VerificationError(f"lease is of attempt {lease.attempt} of {bundle.step.attempts}", code="other_attempt")
+    # 4 the approval was valid, and the lease has a time to live
+    _require_time(lease, bundle=bundle, issued=issued)
+    # 5 outputs and log are sealed to certified keys of those whom the approval names
+    _require_outputs(lease, bundle=bundle, now=issued)
+    return lease
+
+
+def open_lease_keys(sealed: bytes, *, envelope: Envelope, lease: Lease, identity: Identity) -> LeaseKeys:
+    """Open the keys of a verified lease.
+
+    Raises:
+        VerificationError: sealed to another guest or for another lease, or not the keys that the lease names.
+    """
+    opened = hpke_open(sealed, key=identity.sealing_key, info=lease_info(envelope.digest))
+    keys = canonical.decode(opened, into=LeaseKeys)
+    wanted = {pinned.dataset for pinned in lease.inputs}, {output.dataset for output in lease.outputs}
+    if (set(keys.data_keys), set(keys.release_keys)) != wanted:
+        raise VerificationError("lease came with other keys than it names", code="other_keys")
+    if any(len(key) != KEY_BYTES for key in (*keys.data_keys.values(), *keys.release_keys.values())):
+        raise VerificationError("lease came with a key of a wrong length", code="other_keys")
+    return keys
+
+
+def _require_time(lease: Lease, *, bundle: VerifiedBundle, issued: datetime) -> None:
+    approval = bundle.approval
+    if not parse_instant(approval.valid_from) <= issued < parse_instant(approval.valid_until):
+        raise PolicyDeniedError(f"approval of {approval.pipeline} is not valid at {lease.issued}", code="not_valid")
+    if parse_instant(lease.expires) <= issued:
+        raise VerificationError(f"lease expires at {lease.expires}, issued at {lease.issued}", code="lease_expired")
+
+
+def _require_outputs(lease: Lease, *, bundle: VerifiedBundle, now: datetime) -> None:
+    if [output.dataset for output in lease.outputs] != [output.dataset for output in bundle.step.outputs]:
+        raise VerificationError("lease names other outputs than the approval", code="other_outputs")
+    for leased, approved in zip(lease.outputs, bundle.step.outputs, strict=True):
+        _require_output(leased, approved=approved, certificates=bundle.certificates, now=now)
+    readers = [bundle.certificates.serial(serial, role="log", now=now).subject for serial in lease.log_certificates]
+    if readers != list(bundle.step.log_recipients):
+        raise VerificationError("lease seals the log to others than the approval", code="other_recipients")
+
+
+def _require_output(leased: LeaseOutput, *, approved: Output, certificates: Certificates, now: datetime) -> None:
+    subject = f"lease seals {leased.dataset}"
+    if (leased.version == 1) != (leased.prev is None):
+        raise VerificationError(f"{subject} as version {leased.version} after {leased.prev}", code="other_outputs")
+    dataset = certificates.serial(leased.dataset_certificate, role="dataset", now=now)
+    if dataset.subject != leased.dataset:
+        raise VerificationError(f"{subject} to the key of dataset {dataset.subject}", code="other_recipients")
+    recipients = [certificates.serial(serial, role="recipient", now=now) for serial in leased.recipient_certificates]
+    if [recipient.subject for recipient in recipients] != list(approved.recipients):
+        raise VerificationError(f"{subject} to others than the approval names", code="other_recipients")
+    for recipient in recipients:
+        if leased.dataset not in recipient.datasets:
+            raise VerificationError(f"{subject} to {recipient.subject}, not certified for it", code="not_certified")

@@ -1,0 +1,148 @@
+"""A guest from its first byte to its last: the numbered steps of the trust protocol, messages 4 to 10, in one place.
+
+Nothing of a job runs before an approval by the owners and a lease by a broker whom they certified have been verified
+under the domain that is measured with this image. Everything that comes from the host is untrusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import Domain, Receipt
+from ppml_airflow.errors import MalformedInputError
+from ppml_airflow.guest.bundle import VerifiedBundle, verify_broker_documents, verify_bundle
+from ppml_airflow.guest.code import copy_code
+from ppml_airflow.guest.identity import Quoter, attest, make_identity
+from ppml_airflow.guest.jobs import LeasedJob, PreparedJob, run_leased, verify_inputs, workload_job
+from ppml_airflow.guest.leases import open_lease_keys, verify_lease
+from ppml_airflow.guest.speech import Speech
+from ppml_airflow.protocol.client import BrokerClient
+from ppml_airflow.protocol.launches import GuestResult
+from ppml_airflow.protocol.messages import LaunchRequest, LeaseAnswer, Published
+from ppml_airflow.signing import Envelope
+from ppml_airflow.units import Name, parse_instant
+from ppml_airflow.workloads.job import Workload, WorkloadJob
+
+
+class WorkloadFactory(Protocol):
+    """Makes the workload of that name, in a private directory, with its text going to a log."""
+
+    def __call__(self, name: Name, *, job: WorkloadJob, private: Path, log: Path) -> Workload:
+        """Make it; nothing of the job runs yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a guest stands on. `domain` and `image` are measured; the rest is its own or the platform's."""
+
+    domain: Domain
+    image: Name
+    private: Path
+    """An empty private directory; counts as inside."""
+    quoter: Quoter
+    connect: Callable[[str], BrokerClient]
+    workload: WorkloadFactory
+    now: Callable[[], datetime]
+
+
+def run_guest(request: LaunchRequest, *, around: Surroundings, speech: Speech) -> GuestResult:
+    """Verify, attest, and end with a grant (preflight) or a committed receipt (job).
+
+    Raises:
+        PpmlError: refused, or failed. Once `speech` is closed only its closed vocabulary may be told.
+    """
+    speech.tell("verifying")
+    # 1 what the owners and their broker signed, under the measured domain; then J
+    bundle = verify_bundle(request, domain=around.domain, image=around.image, now=around.now())
+    # 2 a private copy of the code, compared with the approved digests
+    private = around.private / "job"
+    private.mkdir(mode=0o700)
+    code = copy_code(request.code, approved=bundle.step.code, into=private / "code")
+    if request.role == "preflight":
+        # 3 K, E, B; nonce, quote; a grant and no key
+        speech.tell("attesting")
+        with around.connect(request.broker) as broker:
+            answer = attest(make_identity(bundle.job, role="preflight"), broker=broker, quoter=around.quoter)
+        return _granted(answer, speech=speech)
+    return _run_job(request, bundle=bundle, code=code, around=around, speech=speech)
+
+
+def _run_job(
+    request: LaunchRequest, *, bundle: VerifiedBundle, code: Path, around: Surroundings, speech: Speech
+) -> GuestResult:
+    # 3 every part of every input, as the manifests name them
+    storage, private, log = Path(request.storage), code.parent, around.private / "job.log"
+    inputs = verify_inputs(bundle, storage=storage, scratch=private / "unpadded")
+    # 4 the first phase of the workload: judged and analysed, with errors in full
+    speech.tell("preparing")
+    job = workload_job(bundle, code=code, inputs=inputs)
+    workload = around.workload(bundle.step.workload, job=job, private=private, log=log)
+    try:
+        prepared = PreparedJob(
+            bundle=bundle,
+            inputs=inputs,
+            workload=workload,
+            columns=workload.prepare(),
+            storage=storage,
+            log=log,
+        )
+        with around.connect(request.broker) as broker:
+            return _lease_and_run(request, prepared=prepared, broker=broker, quoter=around.quoter, speech=speech)
+    finally:
+        workload.close()
+
+
+def _lease_and_run(
+    request: LaunchRequest, *, prepared: PreparedJob, broker: BrokerClient, quoter: Quoter, speech: Speech
+) -> GuestResult:
+    bundle = prepared.bundle
+    # 5 K, E, B; nonce, quote; the broker's decision
+    speech.tell("attesting")
+    identity = make_identity(bundle.job, role="job")
+    answer = attest(identity, broker=broker, quoter=quoter)
+    if answer.receipt is not None:
+        return _already_committed(answer.receipt, bundle=bundle)
+    if answer.lease is None or answer.sealed_keys is None:
+        raise MalformedInputError("the broker answered a job with neither a lease nor a receipt")
+    # 6 the lease, by a broker certified at its time, for this guest; run and pins by such a broker, too
+    lease = verify_lease(answer.lease, bundle=bundle, identity=identity)
+    verify_broker_documents(request.bundle, certificates=bundle.certificates, now=parse_instant(lease.issued))
+    # 7 from here on a secret is in memory: the closed vocabulary
+    speech.close()
+    keys = open_lease_keys(answer.sealed_keys, envelope=answer.lease, lease=lease, identity=identity)
+    speech.tell("leased")
+    # 8 run, 9 seal, 10 sign and commit
+    return run_leased(
+        LeasedJob(prepared=prepared, lease=lease, keys=keys, identity=identity, broker=broker, speech=speech)
+    )
+
+
+def _granted(answer: LeaseAnswer, *, speech: Speech) -> GuestResult:
+    if answer.granted_until is None:
+        raise MalformedInputError("the broker answered a preflight with something else than a grant")
+    speech.tell("granted")
+    return GuestResult(state="granted", code="", attempt=0, lease_id=None, receipt=None, outputs=())
+
+
+def _already_committed(envelope: Envelope, *, bundle: VerifiedBundle) -> GuestResult:
+    """The step was done by an earlier attempt: its receipt is told again, and nothing runs."""
+    receipt = canonical.decode(envelope.payload, into=Receipt)
+    if (receipt.run_id, receipt.step) != (bundle.job.run_id, bundle.job.step):
+        raise MalformedInputError("the broker answered with the receipt of another step")
+    return GuestResult(
+        state="committed",
+        code="already_committed",
+        attempt=receipt.attempt,
+        lease_id=receipt.lease_id,
+        receipt=envelope.digest,
+        outputs=tuple(
+            Published(dataset=output.dataset, version=output.version, manifest=output.manifest)
+            for output in receipt.outputs
+        ),
+    )
