@@ -16,11 +16,13 @@ class SparkInstallation:
         environment: folder of the Python environment in which pyspark is installed.
         java_home: a Java runtime, 17 or later.
         jar: `ppml-spark.jar`, built from `jvm/`.
+        bytecode: folder with the environment's compiled modules, for Python jobs; none are ever written.
     """
 
     environment: Path
     java_home: Path
     jar: Path
+    bytecode: Path | None = None
 
     @property
     def python(self) -> Path:

@@ -176,7 +176,8 @@ def job_environment(private: Path, *, installation: SparkInstallation, approved:
                 f"environment variable {name} is refused: it could change which code runs",
                 hint="use a name of your own, or a param",
             )
-    return variables | {
+    bytecode = {"PYTHONPYCACHEPREFIX": str(installation.bytecode)} if installation.bytecode else {}
+    own = {
         "PATH": f"{installation.environment / 'bin'}:/usr/bin:/bin",
         "HOME": str(private),
         "TMPDIR": str(private / "tmp"),
@@ -189,4 +190,5 @@ def job_environment(private: Path, *, installation: SparkInstallation, approved:
         "PYSPARK_PYTHON": str(installation.python),
         "PYSPARK_DRIVER_PYTHON": str(installation.python),
         "PYTHONDONTWRITEBYTECODE": "1",
-    })
+    }
+    return {**variables, **bytecode, **own}
