@@ -1,0 +1,1 @@
+"""What Airflow's UI gains. Found through the entry point `airflow.plugins`."""

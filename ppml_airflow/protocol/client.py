@@ -189,6 +189,13 @@ class BrokerClient(JsonClient):
         """A run with the status of its steps."""
         return self.call("GET", f"/ppml/v1/runs/{run_id}", into=RunView)
 
+    def find_run(self, *, pipeline: str, dag_id: str, airflow_run_id: str) -> RunView | None:
+        """The run that Airflow calls by these labels, if it has been opened."""
+        path = "/".join(
+            quote(part, safe="") for part in ("pipelines", pipeline, "dags", dag_id, "runs", airflow_run_id)
+        )
+        return self.call("GET", f"/ppml/v1/{path}", into=RunView | None)  # type: ignore[arg-type]
+
     def run_document(self, run_id: str) -> tuple[Envelope, Run]:
         """The signed Run and its (unverified) content."""
         envelope = self.run(run_id).run

@@ -87,6 +87,14 @@ def _open_run(broker: Broker, call: Call) -> RunView:
     return runs.open_run(broker, request=call.body)
 
 
+def _find_run(broker: Broker, call: Call) -> RunView | None:
+    pipeline = call.path["pipeline"]
+    _require_scope(call, pipeline)
+    return runs.find_run(
+        broker, pipeline=pipeline, dag_id=call.path["dag_id"], airflow_run_id=call.path["airflow_run_id"]
+    )
+
+
 def _health(broker: Broker, _call: Call) -> dict[str, str]:
     with broker.decision():
         pass
@@ -208,6 +216,14 @@ ROUTES: tuple[Route, ...] = (
         handle=_open_run,
         body=OpenRun,
         answer=RunView,
+        needs_token=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/pipelines/{{pipeline}}/dags/{{dag_id}}/runs/{{airflow_run_id}}",
+        summary="The run that Airflow calls by these labels",
+        handle=_find_run,
+        answer=RunView | None,
         needs_token=True,
     ),
     Route(

@@ -30,7 +30,12 @@ def open_run(broker: Broker, *, request: OpenRun) -> RunView:
         PolicyDeniedError: no approval in force, slot or params outside it, or the key was used with other params.
     """
     with broker.decision() as ledger:
-        existing = _existing(ledger, request)
+        existing = _existing(
+            ledger,
+            pipeline=request.pipeline,
+            dag_id=request.claimed.get("dag_id", ""),
+            airflow_run_id=request.claimed.get("run_id", ""),
+        )
         if existing is not None:
             require_same_run(request.params, approval=ledger.approval(existing.approval), existing=existing)
             return view_of(broker, ledger, run=existing)
@@ -73,6 +78,13 @@ def view_run(broker: Broker, *, run_id: str) -> RunView:
     """A run with the status of its steps."""
     with broker.decision() as ledger:
         return view_of(broker, ledger, run=ledger.run(run_id))
+
+
+def find_run(broker: Broker, *, pipeline: str, dag_id: str, airflow_run_id: str) -> RunView | None:
+    """The run that Airflow calls by these labels, if it has been opened."""
+    with broker.decision() as ledger:
+        run = _existing(ledger, pipeline=pipeline, dag_id=dag_id, airflow_run_id=airflow_run_id)
+        return view_of(broker, ledger, run=run) if run else None
 
 
 def step_status(broker: Broker, *, run_id: str, step_name: str) -> StepStatus:
@@ -126,14 +138,12 @@ def cancel(broker: Broker, *, run_id: str, step_name: str) -> StepStatus:
         return status_of(broker, ledger, approval=approval, run=run, step=step)
 
 
-def _existing(ledger: Ledger, request: OpenRun) -> Run | None:
+def _existing(ledger: Ledger, *, pipeline: str, dag_id: str, airflow_run_id: str) -> Run | None:
     table = store.run
     row = store.one(
         ledger.connection,
         sa.select(table.c.run_id).where(
-            table.c.pipeline == request.pipeline,
-            table.c.dag_id == request.claimed.get("dag_id", ""),
-            table.c.airflow_run_id == request.claimed.get("run_id", ""),
+            table.c.pipeline == pipeline, table.c.dag_id == dag_id, table.c.airflow_run_id == airflow_run_id
         ),
     )
     return ledger.run(row.run_id) if row else None
