@@ -1,0 +1,18 @@
+"""Airflow's home is a throw-away folder, set before any test imports Airflow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="ppml-airflow-home-"))
+(AIRFLOW_HOME / "dags").mkdir()
+os.environ.update(
+    AIRFLOW_HOME=str(AIRFLOW_HOME),
+    AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__DAGS_FOLDER=str(AIRFLOW_HOME / "dags"),
+    AIRFLOW__CORE__FERNET_KEY="",
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{AIRFLOW_HOME}/airflow.db",
+)
