@@ -18,7 +18,7 @@ import io
 import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +30,15 @@ from cryptography.exceptions import InvalidTag
 from ppml_airflow import canonical
 from ppml_airflow.errors import ConfigurationError, VerificationError
 from ppml_airflow.sealing.manifest import Part
-from ppml_airflow.units import MIB, Digest, Name, RelativePath
+from ppml_airflow.units import KIB, MIB, Digest, Name, RelativePath
 
 LENGTH_BYTES = 8
 SMALLEST_CLASS_BYTES = MIB
 
+_BATCH_BYTES = MIB
 _HEADER_BYTES = 56
-_CHUNK_BYTES = 16 * 1024
+_CHUNK_BYTES = 16 * KIB
 _SEALED_CHUNK_BYTES = _CHUNK_BYTES + 16
-_BATCH_CHUNKS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,8 @@ def seal_part(source: Path | bytes, target: Path, *, key: bytes, context: bytes,
     with _reading(source) as reader, appearing(target) as writer:
         digest = hashlib.sha256()
         size = 0
-        for batch in _sealed(_padded(reader) if padded else _data(reader), key=key, context=context):
-            digest.update(batch)
+        plain = _padded(reader) if padded else _read(reader)
+        for batch in _digested(sealed_batches(plain, key=key, context=context), digest=digest):
             size += writer.write(batch)
     return SealedBody(size=size, digest="sha256:" + digest.hexdigest())
 
@@ -113,7 +113,7 @@ def open_into(writer: BinaryIO, *, source: Path, part: Part, key: bytes, context
     size = 0
     try:
         with source.open("rb", buffering=0) as reader:
-            batches = _opened(reader, digest=digest, key=key, context=context)
+            batches = opened_batches(_digested(_read(reader), digest=digest), key=key, context=context)
             for batch in _unpadded(batches, part=part) if padded else batches:
                 writer.write(batch)
             size = reader.tell()
@@ -144,6 +144,32 @@ def appearing(target: Path) -> Iterator[BinaryIO]:
 # ---------------------------------------------------------------- batches, in buffers that are reused and wiped
 
 
+def sealed_batches(batches: Iterable[memoryview], *, key: bytes, context: bytes) -> Iterator[memoryview]:
+    """Seal a stream. A batch given has at most 1 MiB; one got is valid until the next is asked for."""
+    encryptor = Cobblestone256Encryptor(key, context)
+    sealed = memoryview(
+        bytearray(_HEADER_BYTES + _BATCH_BYTES // _CHUNK_BYTES * _SEALED_CHUNK_BYTES + _SEALED_CHUNK_BYTES)
+    )
+    for batch in batches:
+        yield sealed[: encryptor.update_into(batch, sealed)]
+    yield memoryview(encryptor.finalize())
+
+
+def opened_batches(batches: Iterable[memoryview], *, key: bytes, context: bytes) -> Iterator[memoryview]:
+    """Open a stream. A batch given has at most 1 MiB; one got is valid until the next is asked for.
+
+    What was got is authentic but for the end of the stream, which may be missing until the last batch has come.
+
+    Raises:
+        InvalidTag: not sealed with this key for this context, or changed.
+    """
+    decryptor = Cobblestone256Decryptor(key, context)
+    with _wiped(_BATCH_BYTES + _SEALED_CHUNK_BYTES) as opened:
+        for batch in batches:
+            yield opened[: decryptor.update_into(batch, opened)]
+        yield memoryview(decryptor.finalize())
+
+
 def _reading(source: Path | bytes) -> io.FileIO | io.BytesIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
@@ -153,42 +179,30 @@ def _reading(source: Path | bytes) -> io.FileIO | io.BytesIO:
         raise ConfigurationError(f"file {source} cannot be read: {error.strerror}") from error
 
 
-def _data(reader: io.FileIO | io.BytesIO) -> Iterator[memoryview]:
-    with _wiped(_BATCH_CHUNKS * _CHUNK_BYTES) as buffer:
+def _read(reader: io.FileIO | io.BytesIO) -> Iterator[memoryview]:
+    with _wiped(_BATCH_BYTES) as buffer:
         while count := reader.readinto(buffer):
             yield buffer[:count]
+
+
+def _digested(batches: Iterable[memoryview], *, digest: hashlib._Hash) -> Iterator[memoryview]:
+    for batch in batches:
+        digest.update(batch)
+        yield batch
 
 
 def _padded(reader: io.FileIO | io.BytesIO) -> Iterator[memoryview]:
     length = reader.seek(0, os.SEEK_END)
     reader.seek(0)
     yield memoryview(length.to_bytes(LENGTH_BYTES, "big"))
-    yield from _data(reader)
+    yield from _read(reader)
     if reader.tell() != length:
         raise ConfigurationError(f"a file of {length} bytes changed its length while it was sealed")
     missing = padded_bytes(length) - LENGTH_BYTES - length
-    zeros = memoryview(bytes(min(missing, _BATCH_CHUNKS * _CHUNK_BYTES)))
+    zeros = memoryview(bytes(min(missing, _BATCH_BYTES)))
     while missing:
         yield zeros[:missing]
         missing -= len(zeros[:missing])
-
-
-def _sealed(batches: Iterator[memoryview], *, key: bytes, context: bytes) -> Iterator[memoryview]:
-    encryptor = Cobblestone256Encryptor(key, context)
-    sealed = memoryview(bytearray(_HEADER_BYTES + (_BATCH_CHUNKS + 2) * _SEALED_CHUNK_BYTES))
-    for batch in batches:
-        yield sealed[: encryptor.update_into(batch, sealed)]
-    yield memoryview(encryptor.finalize())
-
-
-def _opened(reader: io.FileIO, *, digest: hashlib._Hash, key: bytes, context: bytes) -> Iterator[memoryview]:
-    decryptor = Cobblestone256Decryptor(key, context)
-    sealed = memoryview(bytearray(_BATCH_CHUNKS * _SEALED_CHUNK_BYTES))
-    with _wiped(len(sealed) + _SEALED_CHUNK_BYTES) as opened:
-        while count := reader.readinto(sealed):
-            digest.update(sealed[:count])
-            yield opened[: decryptor.update_into(sealed[:count], opened)]
-        yield memoryview(decryptor.finalize())
 
 
 def _unpadded(batches: Iterator[memoryview], *, part: Part) -> Iterator[memoryview]:
