@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +27,7 @@ from ppml_airflow.errors import ConfigurationError, PpmlError, VerificationError
 from ppml_airflow.protocol.messages import Published, ReleaseAnswer, ReleaseRequest
 from ppml_airflow.sealing.datasets import aad_of, open_parquet_parts, open_released_key
 from ppml_airflow.sealing.manifest import Manifest
-from ppml_airflow.sealing.tables import read_sealed_batches
+from ppml_airflow.sealing.tables import read_sealed_batches, read_sealed_schema
 from ppml_airflow.sealing.versions import dataset_folder
 from ppml_airflow.sealing.wrapping import hpke_open, release_info
 from ppml_airflow.signing import verify_envelope
@@ -77,20 +76,26 @@ class Recipient:
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=self._scratch) as scratch:
             batches = _rows(manifest, folder=folder, data_key=data_key, scratch=Path(scratch), progress=progress)
-            first = next(batches)
-            write_table(_alike(chain((first,), batches), schema=first.schema), sink, schema=first.schema)
+            schema = next(batches).schema
+            write_table(_alike(batches, schema=schema), sink, schema=schema)
 
 
 def _rows(
     manifest: Manifest, *, folder: Path, data_key: bytes, scratch: Path, progress: Progress
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of an output, part by part. Scratch files are still encrypted, and one is there at a time."""
+    """The rows of an output, part by part; each part begins with an empty batch, for a part may have no rows.
+
+    Scratch files are still encrypted, and one is there at a time.
+    """
     total = sum(part.size for part in manifest.parts)
     done = 0
     files = open_parquet_parts(manifest, folder=folder, data_key=data_key, scratch=scratch)
     for part, file in zip(manifest.parts, files, strict=True):
         progress.report(done, total=total)
-        for batch in read_sealed_batches(file, data_key=data_key, aad=aad_of(manifest, part=part)):
+        aad = aad_of(manifest, part=part)
+        schema = read_sealed_schema(file, data_key=data_key, aad=aad).remove_metadata()
+        yield pa.RecordBatch.from_pylist([], schema=schema)
+        for batch in read_sealed_batches(file, data_key=data_key, aad=aad):
             progress.report(done, total=total)
             yield batch.replace_schema_metadata(None)
         done += part.size
@@ -98,11 +103,13 @@ def _rows(
             file.unlink()
 
 
-def _alike(batches: Iterator[pa.RecordBatch], *, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _alike(batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The batches that hold rows; all of them, empty ones too, must have the same columns."""
     for batch in batches:
         if not batch.schema.equals(schema):
             raise VerificationError("parts of the output have different columns", code="part_changed")
-        yield batch
+        if batch.num_rows:
+            yield batch
 
 
 def fetch_release(
