@@ -2,6 +2,8 @@
 
 Datetimes are aware and in UTC; naive ones are refused. On the wire an instant is a string of whole seconds,
 `2026-11-23T01:02:03Z` (RFC 3339), so that its canonical form is unique.
+
+Patterns end in `$(?!\\n)`: a bare `$` also matches before a line feed at the end, which would give a name two forms.
 """
 
 from __future__ import annotations
@@ -13,20 +15,20 @@ from msgspec import Meta
 
 from ppml_airflow.errors import MalformedInputError
 
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
 """SHA-256, written `sha256:` and 64 lower-case hex digits."""
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$(?!\n)")]
 """A name of a pipeline, step, dataset, image, policy or holder of a key. Safe as the name of a folder."""
 
-HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 """128 random bits, 32 lower-case hex digits: ids of runs and leases, serials of certificates."""
 
-Instant = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Instant = Annotated[str, Meta(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$(?!\n)")]
 """A moment in UTC, whole seconds, RFC 3339 with `Z`."""
 
 RelativePath = Annotated[
-    str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_.=-]+(/[A-Za-z0-9_.=-]+)*$", max_length=400)
+    str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_.=-]+(/[A-Za-z0-9_.=-]+)*$(?!\n)", max_length=400)
 ]
 """A relative path without `.` or `..` parts, forward slashes."""
 

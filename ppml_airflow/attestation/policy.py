@@ -28,7 +28,7 @@ from ppml_airflow.yaml_files import parse_yaml
 _SGX = r"[0-9a-f]{64}"
 _TDX = r"[0-9a-f]{96}(:([0-9a-f]{96}|any)){4}"
 
-Measurement = Annotated[str, Meta(pattern=rf"^({_SGX}|{_TDX})$")]
+Measurement = Annotated[str, Meta(pattern=rf"^({_SGX}|{_TDX})$(?!\n)")]
 """SGX: mr_enclave, 64 hex digits. TDX: mr_td and the run-time registers 0 to 3, 96 hex digits each, joined by colons;
 a register that shall not be judged is written `any`."""
 
@@ -45,7 +45,7 @@ TcbStatus = Literal[
 
 PlatformFeature = Literal["smt", "dynamic_platform", "cached_keys"]
 
-Advisory = Annotated[str, Meta(pattern=r"^[A-Z][A-Z0-9-]{0,63}$")]
+Advisory = Annotated[str, Meta(pattern=r"^[A-Z][A-Z0-9-]{0,63}$(?!\n)")]
 """Such as `INTEL-SA-00615`."""
 
 

@@ -27,7 +27,7 @@ from ppml_airflow.errors import ConfigurationError
 
 Trust = Literal["hardware", "simulated"]
 
-RootKeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{96}$")]
+RootKeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{96}$(?!\n)")]
 """SHA-384 of the root key's uncompressed point, 96 lower-case hex digits."""
 
 INTEL_ROOT_KEY_ID: RootKeyId = (

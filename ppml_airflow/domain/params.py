@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal, InvalidOperation
@@ -17,6 +18,9 @@ from ppml_airflow.domain.documents import (
     ParamValue,
 )
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
+
+_PLAIN_DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
+"""`Decimal` reads more: white space, underscores, exponents, digits of other scripts; those would be free text."""
 
 
 def approved_params(approval: Approval) -> dict[str, Param]:
@@ -73,7 +77,9 @@ def _is_within(param: Param, value: ParamValue) -> bool:
         case EnumParam():
             return isinstance(value, str) and value in param.choices
         case DecimalParam():
-            return isinstance(value, str) and Decimal(param.minimum) <= Decimal(value) <= Decimal(param.maximum)
+            if not isinstance(value, str) or _PLAIN_DECIMAL.fullmatch(value) is None:
+                return False
+            return Decimal(param.minimum) <= Decimal(value) <= Decimal(param.maximum)
         case DateParam():
             if not isinstance(value, str) or date.fromisoformat(value).isoformat() != value:
                 return False

@@ -1,6 +1,7 @@
 """Slots: the periods of an approval for which a pipeline runs, called by the instant of their start.
 
-Time zones and periods are pendulum's; a day is 23, 24 or 25 hours long where clocks change.
+Time zones and periods are pendulum's; a day is 23, 24 or 25 hours long where clocks change. An unknown time zone is a
+ConfigurationError.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from datetime import datetime
 import pendulum
 
 from ppml_airflow.domain.documents import Slots
-from ppml_airflow.errors import PolicyDeniedError
+from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.units import Instant, format_instant, parse_instant
 
 _STEP = {"hour": {"hours": 1}, "day": {"days": 1}, "week": {"weeks": 1}, "month": {"months": 1}}
@@ -54,8 +55,27 @@ def choose_slot(asked: Instant | None, *, slots: Slots, now: datetime) -> Instan
 
 
 def _start(moment: datetime, slots: Slots) -> pendulum.DateTime:
-    return pendulum.instance(moment).in_timezone(slots.zone).start_of(slots.period)
+    local = pendulum.instance(moment).in_timezone(_zone(slots))
+    return local.start_of("hour") if slots.period == "hour" else _midnight(local.date().start_of(slots.period), slots)
 
 
 def _shift(start: pendulum.DateTime, slots: Slots, periods: int) -> pendulum.DateTime:
-    return start.add(**{unit: count * periods for unit, count in _STEP[slots.period].items()})
+    """The start of another slot. Hours are real hours; days, weeks and months are those of the calendar."""
+    step = {unit: count * periods for unit, count in _STEP[slots.period].items()}
+    return start.add(**step) if slots.period == "hour" else _midnight(start.date().add(**step), slots)
+
+
+def _midnight(day: pendulum.Date, slots: Slots) -> pendulum.DateTime:
+    """When a day begins: at its first midnight, or after the gap where clocks skip midnight (Santiago, Cairo)."""
+    zone = _zone(slots)
+    first = pendulum.datetime(day.year, day.month, day.day, tz=zone, fold=0)
+    return first if first.date() == day else pendulum.datetime(day.year, day.month, day.day, tz=zone, fold=1)
+
+
+def _zone(slots: Slots) -> pendulum.Timezone:
+    try:
+        return pendulum.timezone(slots.zone)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"time zone {slots.zone[:60]!r} is not known", hint="write it like Europe/Berlin or UTC"
+        ) from error

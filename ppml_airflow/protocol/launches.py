@@ -25,7 +25,7 @@ from ppml_airflow.protocol.messages import Published
 from ppml_airflow.units import Digest, HexId
 
 T = TypeVar("T")
-Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,40}$|^$")]
+Word = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9_]{0,40})?$(?!\n)")]
 """A word of a closed vocabulary, or nothing."""
 
 GuestState = Literal[

@@ -44,7 +44,7 @@ Body = Literal["parquet", "files", "padded-parquet", "padded-files"]
 inside a padded Cobblestone body."""
 
 FilePath = Annotated[
-    str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[^/\x00-\x1f\\]+(/[^/\x00-\x1f\\]+)*$", max_length=400)
+    str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[^/\x00-\x1f\\]+(/[^/\x00-\x1f\\]+)*$(?!\n)", max_length=400)
 ]
 """The owner's name of a file: a relative path without `.` or `..` parts (attack: a file opened outside its folder)."""
 

@@ -19,7 +19,7 @@ from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.units import Name
 
-TokenHash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+TokenHash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
 class Caller(Document, frozen=True, kw_only=True):
