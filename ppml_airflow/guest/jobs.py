@@ -14,22 +14,20 @@ from pathlib import Path
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from ppml_airflow import canonical
-from ppml_airflow.domain.documents import DatasetVersion, Lease, LeaseKeys, LeaseOutput, Receipt
+from ppml_airflow.domain.documents import DatasetVersion, Lease, LeaseKeys, Receipt
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError, UnavailableError, VerificationError
 from ppml_airflow.guest.bundle import VerifiedBundle
 from ppml_airflow.guest.identity import Identity
 from ppml_airflow.guest.inputs import VerifiedInput, verify_input
+from ppml_airflow.guest.outputs import output_seals, seal_job_log
 from ppml_airflow.guest.speech import Speech, outcome_code, spoken_error
 from ppml_airflow.guest.watch import Watch
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.launches import GuestResult
 from ppml_airflow.protocol.messages import Commit, Published
-from ppml_airflow.sealing.logs import LogOrigin, seal_log
 from ppml_airflow.sealing.manifest import Column
-from ppml_airflow.sealing.outputs import seal_table_output
-from ppml_airflow.sealing.tables import parquet_aad
-from ppml_airflow.sealing.versions import Enclave, NewVersion, SealedVersion
-from ppml_airflow.sealing.wrapping import DatasetKey, Recipient, new_key
+from ppml_airflow.sealing.outputs import OutputSeal, seal_table_output
+from ppml_airflow.sealing.versions import SealedVersion
 from ppml_airflow.units import Digest, Name, parse_instant
 from ppml_airflow.workloads.job import FileKey, JobKeys, JobResult, TableOutput, Workload, WorkloadJob
 from ppml_airflow.workloads.params import typed_params
@@ -102,16 +100,24 @@ def run_leased(leased: LeasedJob) -> GuestResult:
         stop=leased.prepared.workload.cancel,
         lifetime_s=lifetime,
     )
-    data_keys = {output.dataset: new_key() for output in lease.outputs}
+    prepared = leased.prepared
+    seals = output_seals(
+        lease,
+        keys=leased.keys,
+        bundle=prepared.bundle,
+        storage=prepared.storage,
+        signing_key=leased.identity.signing_key,
+    )
     with watch:
-        result, code = _compute(leased, data_keys=data_keys)
+        result, code = _compute(leased, seals=seals)
         versions: list[SealedVersion] = []
         if code == "ok" and not watch.reason:
             leased.speech.tell("sealing", percent=100)
-            versions, code = _seal(leased, result=result, data_keys=data_keys)
+            versions, code = _seal(prepared, result=result, seals=seals)
         if watch.reason:
             raise spoken_error(watch.reason)
-        receipt = _receipt(leased, versions=versions, outcome=outcome_code(code), result=result, log=_seal_log(leased))
+        log = seal_job_log(prepared.log, lease=lease, bundle=prepared.bundle, storage=prepared.storage)
+        receipt = _receipt(leased, versions=versions, outcome=outcome_code(code), result=result, log=log)
         _commit(leased, receipt=receipt, versions=versions)
     if receipt.outcome != "ok":
         raise spoken_error(receipt.outcome)
@@ -126,7 +132,7 @@ def run_leased(leased: LeasedJob) -> GuestResult:
     )
 
 
-def _compute(leased: LeasedJob, *, data_keys: Mapping[Name, bytes]) -> tuple[JobResult, str]:
+def _compute(leased: LeasedJob, *, seals: Mapping[Name, OutputSeal]) -> tuple[JobResult, str]:
     prepared, keys = leased.prepared, leased.keys
     leased.speech.tell("running")
     read: dict[Path, FileKey] = {}
@@ -138,12 +144,9 @@ def _compute(leased: LeasedJob, *, data_keys: Mapping[Name, bytes]) -> tuple[Job
     except VerificationError as error:
         _write_log(prepared.log, error)
         return JobResult(outcome="input_corrupt"), "input_corrupt"
-    places = {output.dataset: output.version for output in leased.lease.outputs}
 
     def write(dataset: str, path: str) -> FileKey:
-        domain_id = prepared.bundle.domain.domain_id
-        aad = parquet_aad(domain_id=domain_id, dataset=dataset, version=places[dataset], path=path)
-        return FileKey(data_key=data_keys[dataset], aad=aad)
+        return FileKey(data_key=seals[dataset].data_key, aad=seals[dataset].aad(path))
 
     try:
         result = prepared.workload.run(keys=JobKeys(read=read, write=write), on_progress=leased.speech.tell_progress)
@@ -153,59 +156,18 @@ def _compute(leased: LeasedJob, *, data_keys: Mapping[Name, bytes]) -> tuple[Job
     return result, result.outcome
 
 
-def _seal(leased: LeasedJob, *, result: JobResult, data_keys: Mapping[Name, bytes]) -> tuple[list[SealedVersion], str]:
+def _seal(
+    prepared: PreparedJob, *, result: JobResult, seals: Mapping[Name, OutputSeal]
+) -> tuple[list[SealedVersion], str]:
     versions = []
     try:
-        for output in leased.lease.outputs:
-            parts = result.outputs[output.dataset]
-            versions.append(_seal_output(leased, output, parts=parts, data_key=data_keys[output.dataset]))
+        for dataset, seal in seals.items():
+            columns = prepared.columns[dataset]
+            versions.append(seal_table_output(result.outputs[dataset], columns=columns, seal=seal))
     except Exception as error:  # a full disk, say; a job's paths could stand in the message
-        _write_log(leased.prepared.log, error)
+        _write_log(prepared.log, error)
         return [], "guest_failed"
     return versions, "ok"
-
-
-def _seal_output(leased: LeasedJob, output: LeaseOutput, *, parts: tuple[Path, ...], data_key: bytes) -> SealedVersion:
-    prepared, lease = leased.prepared, leased.lease
-    certificates = prepared.bundle.certificates.by_serial
-    dataset = certificates[output.dataset_certificate]
-    return seal_table_output(
-        parts,
-        columns=prepared.columns[output.dataset],
-        data_key=data_key,
-        release_key=leased.keys.release_keys[output.dataset],
-        storage=prepared.storage,
-        new=NewVersion(
-            domain_id=prepared.bundle.domain.domain_id,
-            dataset=output.dataset,
-            version=output.version,
-            prev=output.prev,
-            run_id=lease.run_id,
-        ),
-        dataset_key=DatasetKey(serial=dataset.serial, kek_id=dataset.kek_id, key=dataset.key),
-        recipients=[Recipient(serial=serial, key=certificates[serial].key) for serial in output.recipient_certificates],
-        enclave=Enclave(lease_id=lease.lease_id, key=leased.identity.signing_key),
-    )
-
-
-def _seal_log(leased: LeasedJob) -> Digest | None:
-    """Seal what the job printed. Without readers there is no log; where it cannot be written the receipt says so."""
-    prepared, lease = leased.prepared, leased.lease
-    certificates = prepared.bundle.certificates.by_serial
-    if not lease.log_certificates:
-        return None
-    origin = LogOrigin(
-        domain_id=prepared.bundle.domain.domain_id,
-        run_id=lease.run_id,
-        step=lease.step,
-        attempt=lease.attempt,
-        lease_id=lease.lease_id,
-    )
-    readers = [Recipient(serial=serial, key=certificates[serial].key) for serial in lease.log_certificates]
-    try:
-        return seal_log(prepared.log, storage=prepared.storage, origin=origin, recipients=readers)
-    except OSError:
-        return None
 
 
 def _receipt(
