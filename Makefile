@@ -6,7 +6,7 @@ NAME ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check format unit e2e bench constraints
+.PHONY: help setup demo up down test check format unit e2e docs bench constraints
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ e2e: setup ## the whole pipeline with real processes
 
 format: setup ## format and repair what can be repaired
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+docs: setup ## write the generated parts of docs/ anew
+	@$(BIN)/python -m ppml_airflow.broker.openapi docs/reference/broker-api.json
 
 bench: setup ## run benchmarks/$(NAME).py
 	@$(BIN)/python benchmarks/$(or $(NAME),$(error which one? make bench NAME=...)).py $(ARGS)

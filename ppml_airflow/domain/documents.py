@@ -266,6 +266,9 @@ class LeaseKeys(Document, frozen=True, kw_only=True):
     release_keys: Mapping[Name, bytes]
     """Release key (32 bytes) of each output dataset."""
 
+    def __repr__(self) -> str:
+        return "lease keys"
+
 
 class AttemptRecord(Document, frozen=True, kw_only=True):
     """One attempt of one step as RunClosed lists it. Digests of what a passport encloses; null where there is none."""

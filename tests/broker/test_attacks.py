@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,9 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.report_data import public_jwk, report_data
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.broker import store
+from ppml_airflow.broker.service.api import create_app
 from ppml_airflow.domain.documents import IntegerParam, Output
+from ppml_airflow.domain.slots import slot_of
 from ppml_airflow.errors import (
     ConfigurationError,
     MalformedInputError,
@@ -212,6 +215,8 @@ def test_an_expired_approval_gives_no_lease(world: World) -> None:
 
 def test_a_slot_ends_with_its_window(world: World) -> None:
     run_id = world.ready_run()
+    world.pass_gate(run_id)
+    Guest(world, run_id=run_id).ask()
     world.now += timedelta(days=3)
     world.collateral = world.platform.collateral(world.now)
     with refused(PolicyDeniedError, "window_over"):
@@ -227,6 +232,12 @@ def test_the_rules_of_an_approval_may_not_contradict_each_other(world: World) ->
         world.client.put_approval(world.owners.root.sign(circle))
     with refused(ConfigurationError, "configuration"):
         world.client.put_approval(world.owners.root.sign(world.approval(edges=(("aggregate", "nowhere"),))))
+
+
+def test_an_adhoc_step_is_refused_where_it_is_not_served(world: World) -> None:
+    envelope = world.owners.root.sign(world.approval(steps=one_step(kind="adhoc"), edges=()))
+    with refused(ConfigurationError, "kind_unknown"):
+        world.client.put_approval(envelope)
 
 
 def test_two_steps_that_bound_a_param_differently_are_refused(world: World) -> None:
@@ -375,6 +386,78 @@ def test_auth_without_a_binding_gets_no_session(world: World) -> None:
 # ---------------------------------------------------------------- runs and budgets
 
 
+def test_a_run_needs_labels_of_a_sane_length(world: World) -> None:
+    with refused(ConfigurationError, "label_missing"):
+        world.open_run(claimed={"dag_id": "nightly"})
+    with refused(ConfigurationError, "label_long"):
+        world.open_run(claimed={"dag_id": "nightly", "run_id": "x" * 251})
+
+
+def test_a_slot_that_is_no_start_of_a_period_or_lies_ahead_is_refused(world: World) -> None:
+    with refused(PolicyDeniedError, "slot_unknown"):
+        world.open_run(slot=format_instant(world.now.replace(minute=17, second=5)))
+    ahead = slot_of(world.now + timedelta(days=2), slots=world.approval().slots)
+    with refused(PolicyDeniedError, "slot_in_future"):
+        world.open_run(slot=ahead)
+
+
+def test_a_run_whose_standing_input_has_no_version_is_not_opened(world: World) -> None:
+    with refused(PolicyDeniedError, "input_missing"):
+        world.open_run()
+
+
+def test_a_bundle_waits_for_its_inputs(world: World) -> None:
+    world.publish("plans")
+    run_id = world.open_run()
+    with refused(PolicyDeniedError, "inputs_missing"):
+        world.client.bundle(run_id, "aggregate")
+
+
+def test_an_unknown_step_or_run_is_named(world: World) -> None:
+    run_id = world.ready_run()
+    with refused(PolicyDeniedError, "step_not_approved"):
+        world.status(run_id, "payroll")
+    with refused(ConfigurationError, "run_unknown"):
+        world.status("0" * 32)
+
+
+def test_a_passport_exists_only_of_a_closed_run(world: World) -> None:
+    run_id = world.ready_run()
+    with refused(PolicyDeniedError, "run_open"):
+        world.client.passport(run_id)
+
+
+def test_a_role_that_is_not_served_gets_nothing(world: World) -> None:
+    run_id = world.ready_run()
+    world.pass_gate(run_id)
+    with refused(PolicyDeniedError, "role_unknown"):
+        Guest(world, run_id=run_id, role="session").ask()
+
+
+def test_a_lost_dataset_key_is_not_a_denial(world: World) -> None:
+    run_id = world.ready_run()
+    world.pass_gate(run_id)
+    (world.folder / f"{world.owners.dataset_certificates['visits'].serial}.wrapped").unlink()
+    with refused(UnavailableError, "dataset_key_missing"):
+        Guest(world, run_id=run_id).ask()
+
+
+def test_an_epoch_that_has_passed_voids_open_runs(world: World) -> None:
+    run_id = world.ready_run()
+    world.broker = dataclasses.replace(world.broker, epoch=1)
+    world.app = create_app(world.broker, callers=lambda: world.callers)
+    with refused(PolicyDeniedError, "epoch_passed"):
+        Guest(world, run_id=run_id, role="preflight").ask()
+
+
+def test_without_a_policy_nothing_is_allowed(world: World) -> None:
+    run_id = world.ready_run()
+    with world.broker.decision() as ledger:
+        ledger.connection.execute(sa.delete(store.policy_in_force))
+    with refused(PolicyDeniedError, "policy_missing"):
+        Guest(world, run_id=run_id, role="preflight").ask()
+
+
 def test_a_slot_has_no_more_runs_than_approved_whatever_airflow_calls_them(world: World) -> None:
     for name, allowed in (("first", True), ("second", False)):
         run_id = world.ready_run(name)
@@ -445,6 +528,15 @@ def test_without_a_token_airflows_routes_are_closed(world: World) -> None:
     ):
         with refused(PolicyDeniedError, "token_unknown"):
             attempt()
+
+
+def test_a_run_that_nobody_used_for_a_day_lapses(world: World) -> None:
+    """Else runs with yesterday's params could be kept in store, uncounted."""
+    run_id = world.ready_run()
+    world.now += timedelta(hours=24)
+    world.collateral = world.platform.collateral(world.now)
+    with refused(PolicyDeniedError, "run_lapsed"):
+        world.pass_gate(run_id)
 
 
 def test_a_closed_run_gets_no_lease(world: World) -> None:

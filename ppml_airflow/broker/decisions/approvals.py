@@ -22,6 +22,9 @@ def require_sound(approval: Approval) -> None:
     names = [step.name for step in approval.steps]
     if len(set(names)) != len(names):
         raise ConfigurationError(f"approval of {approval.pipeline} names a step twice")
+    adhoc = [step.name for step in approval.steps if step.kind == "adhoc"]
+    if adhoc:
+        raise ConfigurationError(f"step {adhoc[0]} is adhoc; this broker runs fixed steps only", code="kind_unknown")
     unknown = {name for edge in approval.edges for name in edge} - set(names)
     if unknown:
         raise ConfigurationError(f"approval of {approval.pipeline} has an edge to the unknown step {min(unknown)}")

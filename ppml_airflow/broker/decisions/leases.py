@@ -24,6 +24,8 @@ LeaseState = Literal["current", "fenced", "cancelled", "expired", "closed"]
 
 GRANT_LIFETIME = timedelta(hours=6)
 LEASE_MARGIN = timedelta(minutes=5)
+RUN_LAPSE = timedelta(hours=24)
+"""A run that has had no lease by then gets none: nobody keeps old params in store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,8 @@ class StepState:
     """What the broker knows of the step and its run when it decides."""
 
     run_closed: bool
+    run_counted: bool
+    """Whether the run has had a lease."""
     epoch: int
     grant: Grant | None
     policy_in_force: Digest
@@ -106,12 +110,14 @@ def require_turn(step: Step, *, approval: Approval, run: Run, state: StepState, 
     """What holds for a preflight and a job alike: the run is open and it is this step's turn.
 
     Raises:
-        PolicyDeniedError: run closed or over, epoch passed, an earlier step not committed.
+        PolicyDeniedError: run closed, lapsed or over, epoch passed, an earlier step not committed.
     """
     if state.run_closed:
         raise PolicyDeniedError(f"run {run.run_id} is closed", code="run_closed", hint="trigger a new run")
     if run.epoch != state.epoch:
         raise PolicyDeniedError(f"run {run.run_id} is of epoch {run.epoch}, now {state.epoch}", code="epoch_passed")
+    if not state.run_counted and now >= parse_instant(run.opened) + RUN_LAPSE:
+        raise PolicyDeniedError(f"run {run.run_id} has lapsed", code="run_lapsed", hint="trigger a new run")
     end = window_end(run.slot, slots=approval.slots)
     if now >= end:
         raise PolicyDeniedError(f"slot {run.slot} ended at {format_instant(end)}", code="window_over")

@@ -179,6 +179,7 @@ def _state(ledger: Ledger, *, run: Run, step: Step, policy: Digest, epoch: int) 
         )
     return StepState(
         run_closed=row.closed is not None,
+        run_counted=row.counted,
         epoch=epoch,
         grant=_current_grant(ledger, run=run, step=step),
         policy_in_force=policy,
