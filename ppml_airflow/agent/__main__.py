@@ -6,6 +6,7 @@ Prints `ready` with its address once it listens. Exit codes as everywhere: 2 for
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def serve(config: Path) -> None:
         ConfigurationError: the configuration is wrong, or another agent runs with it.
     """
     settings = load_settings(config)
+    # uvicorn raises the signal that ended it once more; as an exception it lets running tasks clean up.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with Agent.start(settings) as agent, listening_socket(settings.listen) as sock:
         tasks = Tasks(agent.perform)
         app = build_app(tasks, settings=settings)
