@@ -58,7 +58,7 @@ class Certificates:
         found: dict[str, Certificate] = {}
         for envelope in envelopes:
             certificate = verify_owner_document(envelope, into=Certificate, domain=domain)
-            if (certificate.key.scheme == "ed25519") != (certificate.role in _SIGNING_ROLES):
+            if certificate.key.scheme != ("ed25519" if certificate.role in _SIGNING_ROLES else "xwing"):
                 raise VerificationError(f"certificate {certificate.serial} has a key unfit for {certificate.role}")
             if found.get(certificate.serial, certificate) != certificate:
                 raise VerificationError(f"certificate serial {certificate.serial} is used twice")
