@@ -32,8 +32,6 @@ from ppml_airflow.units import Digest, Name, parse_instant
 from ppml_airflow.workloads.job import FileKey, JobKeys, JobResult, TableOutput, Workload, WorkloadJob
 from ppml_airflow.workloads.params import typed_params
 
-_COMMIT_S = 60.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedJob:
@@ -87,8 +85,13 @@ def workload_job(bundle: VerifiedBundle, *, code: Path, inputs: Mapping[Name, Ve
     )
 
 
-def run_leased(leased: LeasedJob) -> GuestResult:
+def run_leased(leased: LeasedJob, *, heartbeat_s: float, commit_s: float) -> GuestResult:
     """Run, seal, sign and commit.
+
+    Args:
+        leased: the job.
+        heartbeat_s: how often the broker is asked whether to go on.
+        commit_s: how long the receipt is offered to a broker that does not answer.
 
     Raises:
         PpmlError: the job failed, or its lease ended; a constant of the closed vocabulary.
@@ -99,6 +102,7 @@ def run_leased(leased: LeasedJob) -> GuestResult:
         ask=lambda: broker.lease_status(lease.lease_id).state,
         stop=leased.prepared.workload.cancel,
         lifetime_s=lifetime,
+        interval_s=heartbeat_s,
     )
     prepared = leased.prepared
     seals = output_seals(
@@ -118,7 +122,7 @@ def run_leased(leased: LeasedJob) -> GuestResult:
             raise spoken_error(watch.reason)
         log = seal_job_log(prepared.log, lease=lease, bundle=prepared.bundle, storage=prepared.storage)
         receipt = _receipt(leased, versions=versions, outcome=outcome_code(code), result=result, log=log)
-        _commit(leased, receipt=receipt, versions=versions)
+        _commit(leased, receipt=receipt, versions=versions, commit_s=commit_s)
     if receipt.outcome != "ok":
         raise spoken_error(receipt.outcome)
     leased.speech.tell("committed", percent=100)
@@ -202,7 +206,7 @@ def _disclosed(leased: LeasedJob, result: JobResult) -> dict[Name, int]:
     }
 
 
-def _commit(leased: LeasedJob, *, receipt: Receipt, versions: list[SealedVersion]) -> None:
+def _commit(leased: LeasedJob, *, receipt: Receipt, versions: list[SealedVersion], commit_s: float) -> None:
     """Hand in the receipt; the same receipt gets the same answer, so a lost reply is asked for again.
 
     Raises:
@@ -215,7 +219,7 @@ def _commit(leased: LeasedJob, *, receipt: Receipt, versions: list[SealedVersion
     attempts = Retrying(
         retry=retry_if_exception_type(UnavailableError),
         wait=wait_exponential(multiplier=0.5, max=5),
-        stop=stop_after_delay(_COMMIT_S),
+        stop=stop_after_delay(commit_s),
         reraise=True,
     )
     try:

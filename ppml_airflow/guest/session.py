@@ -49,6 +49,10 @@ class Surroundings:
     connect: Callable[[str], BrokerClient]
     workload: WorkloadFactory
     now: Callable[[], datetime]
+    heartbeat_s: float = 10.0
+    """How often a running job asks whether to go on."""
+    commit_s: float = 60.0
+    """How long a receipt is offered to a broker that does not answer."""
 
 
 def run_guest(request: LaunchRequest, *, around: Surroundings, speech: Speech) -> GuestResult:
@@ -93,19 +97,19 @@ def _run_job(
             log=log,
         )
         with around.connect(request.broker) as broker:
-            return _lease_and_run(request, prepared=prepared, broker=broker, quoter=around.quoter, speech=speech)
+            return _lease_and_run(request, prepared=prepared, broker=broker, around=around, speech=speech)
     finally:
         workload.close()
 
 
 def _lease_and_run(
-    request: LaunchRequest, *, prepared: PreparedJob, broker: BrokerClient, quoter: Quoter, speech: Speech
+    request: LaunchRequest, *, prepared: PreparedJob, broker: BrokerClient, around: Surroundings, speech: Speech
 ) -> GuestResult:
     bundle = prepared.bundle
     # 5 K, E, B; nonce, quote; the broker's decision
     speech.tell("attesting")
     identity = make_identity(bundle.job, role="job")
-    answer = attest(identity, broker=broker, quoter=quoter)
+    answer = attest(identity, broker=broker, quoter=around.quoter)
     if answer.receipt is not None:
         return _already_committed(answer.receipt, bundle=bundle)
     if answer.lease is None or answer.sealed_keys is None:
@@ -119,7 +123,9 @@ def _lease_and_run(
     speech.tell("leased")
     # 8 run, 9 seal, 10 sign and commit
     return run_leased(
-        LeasedJob(prepared=prepared, lease=lease, keys=keys, identity=identity, broker=broker, speech=speech)
+        LeasedJob(prepared=prepared, lease=lease, keys=keys, identity=identity, broker=broker, speech=speech),
+        heartbeat_s=around.heartbeat_s,
+        commit_s=around.commit_s,
     )
 
 

@@ -10,8 +10,6 @@ from typing import Self
 
 from ppml_airflow.errors import PpmlError, UnavailableError
 
-INTERVAL_S = 10.0
-
 
 class Watch:
     """Watches while entered.
@@ -27,7 +25,7 @@ class Watch:
     """
 
     def __init__(
-        self, *, ask: Callable[[], str], stop: Callable[[], None], lifetime_s: float, interval_s: float = INTERVAL_S
+        self, *, ask: Callable[[], str], stop: Callable[[], None], lifetime_s: float, interval_s: float
     ) -> None:
         self.reason = ""
         self._ask = ask

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.guest.process import require_clean_environment
+from tests.support.small_images import wait_until
+
+HARDENED = "from ppml_airflow.guest.process import harden; import os, sys; harden(parent=int(sys.argv[1])); "
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LD_PRELOAD",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "PYTHONSTARTUP",
+        "GLIBC_TUNABLES",
+        "JAVA_TOOL_OPTIONS",
+        "JDK_JAVA_OPTIONS",
+        "_JAVA_OPTIONS",
+        "CLASSPATH",
+    ],
+)
+def test_a_variable_that_could_change_which_code_runs_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        require_clean_environment({"PATH": "/bin", name: "x"})
+
+
+def test_the_variables_that_the_service_gives_are_clean() -> None:
+    require_clean_environment(dict.fromkeys(("PATH", "HOME", "TMPDIR", "LANG", "JAVA_HOME", "LC_CTYPE"), "x"))
+
+
+def test_a_hardened_process_writes_no_core_and_hides_its_memory() -> None:
+    code = HARDENED + (
+        "import ctypes, resource; "
+        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(os.getpid())], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "0"]
+
+
+def test_a_guest_whose_service_is_gone_already_does_not_start() -> None:
+    done = subprocess.run([sys.executable, "-c", HARDENED, "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is gone" in done.stderr
+
+
+def test_a_guest_dies_with_the_service_that_started_it(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    guest = HARDENED + f"import time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    service = textwrap.dedent(
+        f"""
+        import os, subprocess, sys, time
+        subprocess.Popen([sys.executable, "-c", {guest!r}, str(os.getpid())], start_new_session=True)
+        time.sleep(600)
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", service])
+    wait_until(lambda: note.exists() and note.read_text())
+    child = int(note.read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_until(lambda: not Path(f"/proc/{child}").exists() or ") Z" in Path(f"/proc/{child}/stat").read_text())
