@@ -52,7 +52,7 @@ def find_run(home: Home, *, run: str) -> Path:
     Raises:
         ConfigurationError: there is none, or several begin so.
     """
-    found = [path for path in sorted((home.storage / "logs").glob(f"{run}*")) if _RUN.match(run) else []
+    found = sorted((home.storage / "logs").glob(f"{run}*")) if _RUN.match(run) else []
     if len(found) != 1:
         raise ConfigurationError(f"{len(found)} runs with sealed logs begin with {run[:40]!r}; wanted one")
     return found[0]
