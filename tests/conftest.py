@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="ppml-airflow-home-"))
+atexit.register(shutil.rmtree, AIRFLOW_HOME, ignore_errors=True)
 (AIRFLOW_HOME / "dags").mkdir()
 os.environ.update(
     AIRFLOW_HOME=str(AIRFLOW_HOME),
