@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -249,6 +250,30 @@ def test_manifest_of_another_run_is_not_taken_for_this_runs(folder: Path, broker
     with pytest.raises(VerificationError) as raised:
         perform(folder, broker.open_run())
     assert raised.value.code == "other_run"
+
+
+def test_agent_without_a_producer_key_does_not_seal(folder: Path, broker: FakeBroker) -> None:
+    settings = dataclasses.replace(load_settings(folder / "agent.yaml"), producer=None)
+    run_id = broker.open_run()
+    with Agent.start(settings) as agent, pytest.raises(ConfigurationError, match="no producer_key"):
+        agent.perform(AgentTask(verb="seal", name="visits", run_id=run_id), Progress(threading.Event()))
+
+
+def test_head_of_another_dataset_is_refused(folder: Path, owners: Owners, broker: FakeBroker) -> None:
+    published = perform(folder, broker.open_run())
+    other = msgspec.structs.replace(manifest_of(broker, published), dataset="payroll")
+    broker.manifests[canonical.digest(other)] = owners.producer.sign(other)
+    broker.heads["visits"] = other
+    with pytest.raises(VerificationError, match="head of payroll"):
+        perform(folder, broker.open_run())
+
+
+def test_answer_about_another_manifest_is_not_believed(folder: Path, broker: FakeBroker) -> None:
+    published = perform(folder, broker.open_run())
+    broker.commit = lambda envelope: published  # type: ignore[method-assign]  # a broker that lies
+    with pytest.raises(VerificationError, match="broker published"):
+        perform(folder, broker.open_run())
+    assert len(versions(folder)) == 1
 
 
 # ---------------------------------------------------------------- bad sources

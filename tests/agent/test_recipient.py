@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -179,6 +180,12 @@ def test_refused_recipient_is_told_so(folder: Path, broker: FakeBroker, output: 
     broker.releases[output.run_id, "report"] = refuse_all
     with pytest.raises(PolicyDeniedError, match="not a recipient of report"):
         deliver(folder, output.run_id)
+
+
+def test_agent_without_a_recipient_key_delivers_nothing(folder: Path, output: EnclaveOutput) -> None:
+    settings = dataclasses.replace(load_settings(folder / "agent.yaml"), recipient=None)
+    with Agent.start(settings) as agent, pytest.raises(ConfigurationError, match="no recipient_key"):
+        agent.perform(AgentTask(verb="deliver", name="report", run_id=output.run_id), Progress(threading.Event()))
 
 
 # ---------------------------------------------------------------- attacks between broker and recipient

@@ -105,6 +105,11 @@ def test_two_delivers_into_one_sink_are_refused(folder: Path) -> None:
     assert "share a sink" in refusal(folder, FILE, FILE + again)
 
 
+def test_two_meanings_of_a_dataset_for_one_pipeline_are_refused(folder: Path) -> None:
+    again = "  payroll:\n    source: payroll.csv\n    dataset: visits\n    pipelines: [weekly]\n"
+    assert "the same dataset" in refusal(folder, "delivers:\n", again + "delivers:\n")
+
+
 def test_broker_address_that_is_none_is_refused(folder: Path) -> None:
     assert "unknown scheme" in refusal(folder, "http://127", "ftp://127")
 
