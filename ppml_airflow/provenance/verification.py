@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
-from ppml_airflow.domain.documents import Approval, DatasetVersion, Job, Pins, Run, RunClosed
+from ppml_airflow.domain.documents import Approval, DatasetVersion, Input, Job, Pins, Run, RunClosed
 from ppml_airflow.domain.jobs import build_job, earlier_steps
 from ppml_airflow.domain.slots import choose_slot
 from ppml_airflow.domain.trust import Certificates, verify_broker_document, verify_owner_document
@@ -238,9 +238,12 @@ def _verify_inputs(
     for one in judged:
         for made in one.receipt.outputs if one.receipt else ():
             made_here[made.manifest] = one.attempt.evidence.binding.signing_key
+    verified: set[tuple[DatasetVersion, Input]] = set()
     for step in documents.approval.steps:
         pins = documents.pins.get(step.name)
         for pinned, wanted in zip(pins.inputs, step.inputs, strict=True) if pins else ():
+            if (pinned, wanted) in verified:
+                continue
             with naming(f"step {step.name}"):
                 verify_input(
                     pinned,
@@ -251,6 +254,7 @@ def _verify_inputs(
                     made_here=made_here,
                     certificates=documents.certificates,
                 )
+            verified.add((pinned, wanted))
     return tuple(
         DatasetVersion(dataset=one.dataset, version=one.version, manifest=canonical.digest(one))
         for one in contents.earlier_manifests
