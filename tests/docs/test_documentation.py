@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ppml_airflow import canonical
-from ppml_airflow.cli.main import main
+from ppml_airflow.cli.main import cli
 from ppml_airflow.domain.documents import Approval
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +44,8 @@ def test_a_command_in_the_docs_exists_with_its_options(name: str, line: str) -> 
         assert words[1] in targets
         return
     assert words[0] == "ppml", f"{name}: {line}"
-    command: click.Command = main
-    context = click.Context(main)
+    command: click.Command = cli
+    context = click.Context(cli)
     rest = words[1:]
     while isinstance(command, click.Group):
         found = command.get_command(context, rest.pop(0))
