@@ -33,6 +33,7 @@ USER = "admin"
 CONNECTION = "ppml_default"
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
 _TASK_LOGGERS = ("task", "airflow.task", "ppml_airflow")
+_NOT_WORTH_TELLING = ("::", "Pushing xcom")
 
 Say = Callable[[str], None]
 
@@ -191,7 +192,7 @@ def _stages(line: bytes) -> Iterator[str]:
         yield "task " + event.removeprefix("[DAG TEST] starting task_id=").partition(" ")[0]
     elif logger.startswith(_TASK_LOGGERS) and entry.get("level") in ("info", "warning", "error", "critical"):
         reasons = [str(cause.get("exc_value", "")) for cause in entry.get("exception") or ()]
-        if event and not event.startswith("::"):
+        if event and not event.startswith(_NOT_WORTH_TELLING):
             yield "  " + (f"{event}: {reasons[0]}" if reasons else event).replace("\n", "\n  ")
 
 
