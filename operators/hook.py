@@ -66,7 +66,11 @@ class PpmlHook(BaseHook):
     @property
     def patience_s(self) -> float:
         """How long a service that does not answer is waited for, in seconds."""
-        return float(self.connection.extra_dejson.get("patience_s") or DEFAULT_PATIENCE_S)
+        patience = self.connection.extra_dejson.get("patience_s") or DEFAULT_PATIENCE_S
+        try:
+            return float(patience)
+        except ValueError as error:
+            raise ConfigurationError(f"patience_s of {self.ppml_conn_id} is not a number of seconds") from error
 
     def broker(self, *, timeout_s: float = 30.0) -> BrokerClient:
         """A client of the broker; close it after use."""

@@ -11,6 +11,7 @@ _FIELDS = {
     "owner_agent": "Address of the owner's agent",
     "recipient_agent": "Address of the recipient's agent",
     "passports": "Folder of the passports",
+    "patience_s": "Seconds to wait for a service that does not answer",
 }
 
 

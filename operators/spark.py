@@ -107,7 +107,7 @@ class TrustedSparkSubmitOperator(BaseOperator):
         self.conf = dict(conf or {})
         self.pipeline = pipeline
         self.ppml_conn_id = ppml_conn_id
-        self._at_work: tuple[EnclaveRuntime, str] | None = None
+        self._at_work: tuple[EnclaveRuntime, PpmlHook, str] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Open the run, start the guest, hold the connection until it is done, return the reference."""
@@ -124,10 +124,10 @@ class TrustedSparkSubmitOperator(BaseOperator):
         """Close the connection, which ends the guest, and fence the attempt at the broker."""
         if self._at_work is None:
             return
-        runtime, run_id = self._at_work
+        runtime, hook, run_id = self._at_work
         runtime.close()
         try:
-            with PpmlHook(self.ppml_conn_id).broker(timeout_s=_KILL_TIMEOUT_S) as broker:
+            with hook.broker(timeout_s=_KILL_TIMEOUT_S) as broker:
                 broker.cancel(run_id, self.task_id)
         except PpmlError as error:
             self.log.warning("step %s is not cancelled at the broker: %s", self.task_id, error)
@@ -190,7 +190,7 @@ class TrustedSparkSubmitOperator(BaseOperator):
     def _run(self, run_id: str, *, hook: PpmlHook, broker: BrokerClient) -> StepStatus:
         request = launch_request(self, role="job", run_id=run_id, hook=hook, broker=broker)
         runtime = hook.runtime(self.runtime)
-        self._at_work = (runtime, run_id)
+        self._at_work = (runtime, hook, run_id)
         runtime.run(request, on_event=self._show)
         self._at_work = None
         return broker.status(run_id, self.task_id)

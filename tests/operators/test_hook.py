@@ -63,4 +63,9 @@ def test_a_missing_extra_is_named(monkeypatch, name):
 
 def test_patience_has_a_default(monkeypatch):
     assert connection(monkeypatch).patience_s == 300
-    assert connection(monkeypatch, extra={"patience_s": 5}).patience_s == 5
+    assert connection(monkeypatch, extra={"patience_s": "5"}).patience_s == 5
+
+
+def test_a_patience_that_is_no_number_is_refused(monkeypatch):
+    with pytest.raises(ConfigurationError, match="not a number"):
+        _ = connection(monkeypatch, extra={"patience_s": "long"}).patience_s

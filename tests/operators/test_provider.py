@@ -29,7 +29,14 @@ def test_the_form_has_a_field_for_everything_that_the_hook_reads():
     (kind,) = get_provider_info()["connection-types"]
     assert kind["connection-type"] == PpmlHook.conn_type
     assert kind["hook-name"] == PpmlHook.hook_name
-    assert set(kind["conn-fields"]) == {"storage", "quoting", "owner_agent", "recipient_agent", "passports"}
+    assert set(kind["conn-fields"]) == {
+        "storage",
+        "quoting",
+        "owner_agent",
+        "recipient_agent",
+        "passports",
+        "patience_s",
+    }
 
 
 def test_airflow_accepts_the_provider_by_its_own_schema():

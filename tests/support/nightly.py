@@ -24,12 +24,12 @@ SQL = "SELECT count(*) AS n FROM visits WHERE age >= :age"
 TERMS = Terms(domain_id=digest_bytes(b"domain"), replaces=None, valid_from=datetime(2026, 1, 1, tzinfo=UTC))
 
 
-def nightly(**changes: Any) -> DAG:
+def nightly(*, schedule: str | None = "0 2 * * *", **changes: Any) -> DAG:
     """encrypt_visits >> gate_before_count >> count >> gate_after_count >> decrypt_report >> passport."""
     step = {"sql": SQL, "inputs": ["visits"], "outputs": {"report": ["analyst"]}, "retries": 1} | changes
     with DAG(
         "nightly",
-        schedule="0 2 * * *",
+        schedule=schedule,
         start_date=pendulum.datetime(2026, 1, 1, tz="Europe/Berlin"),
         catchup=False,
         params={"age": Param(18, type="integer", minimum=0, maximum=120)},
