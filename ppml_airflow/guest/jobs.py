@@ -6,12 +6,11 @@ which is sealed, and becomes one word of the closed vocabulary, which stands in 
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import DatasetVersion, Lease, LeaseKeys, Receipt
@@ -31,6 +30,8 @@ from ppml_airflow.sealing.versions import SealedVersion
 from ppml_airflow.units import Digest, Name, parse_instant
 from ppml_airflow.workloads.job import FileKey, JobKeys, JobResult, TableOutput, Workload, WorkloadJob
 from ppml_airflow.workloads.params import typed_params
+
+_RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,14 +217,16 @@ def _commit(leased: LeasedJob, *, receipt: Receipt, versions: list[SealedVersion
         receipt=leased.identity.signing_key.sign(receipt),
         manifests=tuple(version.envelope for version in versions),
     )
-    attempts = Retrying(
-        retry=retry_if_exception_type(UnavailableError),
-        wait=wait_exponential(multiplier=0.5, max=5),
-        stop=stop_after_delay(commit_s),
-        reraise=True,
-    )
+    until = time.monotonic() + commit_s
     try:
-        attempts(leased.broker.commit, request)
+        while True:
+            try:
+                leased.broker.commit(request)
+                return
+            except UnavailableError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_RETRY_S)
     except UnavailableError:
         raise spoken_error("broker_unavailable") from None
     except (PolicyDeniedError, VerificationError, MalformedInputError) as error:
