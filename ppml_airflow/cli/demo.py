@@ -81,6 +81,7 @@ def _run(
         succeeded = airflow_processes.test_dag(
             home, dag_id=dag_id, moment=moment, conf=conf, broker=stack.broker_socket, say=say
         )
+        say(f"the DAG run {'succeeded' if succeeded else 'failed'}")
     return find_passport(home, dag_id=dag_id, moment=moment), approval, succeeded
 
 
