@@ -191,20 +191,20 @@ def _verify_closed(envelope: Envelope, *, run: Run, certificates: Certificates, 
 
 
 def _build_jobs(attempts: Iterable[Attempt], *, documents: RunDocuments, approval_digest: Digest) -> dict[str, Job]:
+    """The job of every step that has pins; an attempt without pins is refused."""
     jobs: dict[str, Job] = {}
+    for name, pins in documents.pins.items():
+        with naming(f"step {name}"):
+            jobs[name] = build_job(
+                approval=documents.approval,
+                approval_digest=approval_digest,
+                run=documents.run,
+                pins=pins,
+                step_name=name,
+            )
     for attempt in attempts:
-        name = attempt.record.step
-        with naming(attempt.label):
-            if name not in documents.pins:
-                raise VerificationError("pins are missing", code="incomplete")
-            if name not in jobs:
-                jobs[name] = build_job(
-                    approval=documents.approval,
-                    approval_digest=approval_digest,
-                    run=documents.run,
-                    pins=documents.pins[name],
-                    step_name=name,
-                )
+        if attempt.record.step not in jobs:
+            raise VerificationError(f"{attempt.label}: pins are missing", code="incomplete")
     return jobs
 
 

@@ -206,7 +206,7 @@ def test_a_param_out_of_bounds_is_refused(fresh: SimulatedRun) -> None:
     fresh.run_step("aggregate")
     fresh.run = replace(fresh.run, params={"limit": 101})
     fresh.run_envelope = fresh.owners.broker.sign(fresh.run)
-    refuse(fresh, match="step aggregate, preflight: param limit is '101'", code="param_out_of_bounds")
+    refuse(fresh, match="step aggregate: param limit is '101'", code="param_out_of_bounds")
 
 
 def test_a_broker_key_that_had_expired_is_refused(night: SimulatedRun) -> None:
@@ -227,6 +227,21 @@ def test_pins_of_another_run_are_refused(night: SimulatedRun) -> None:
     pins = canonical.decode(night.pins["summarise"].payload, into=Pins)
     night.pins["summarise"] = night.owners.broker.sign(replace(pins, run_id="ab" * 16))
     refuse(night, match="step summarise: pins are of another run", code="other_pins")
+
+
+def test_pins_of_a_step_that_is_not_approved_are_refused(night: SimulatedRun) -> None:
+    night.pins["other"] = night.owners.broker.sign(Pins(run_id=night.run_id, step="other", inputs=()))
+    night.pin_times["other"] = night.tick()
+    refuse(night, match="step other: step other is not approved", code="step_not_approved")
+
+
+def test_pins_that_leave_out_an_approved_input_are_refused(fresh: SimulatedRun) -> None:
+    """The step was denied, so that no attempt speaks for its pins."""
+    fresh.pin("aggregate")
+    pins = canonical.decode(fresh.pins["aggregate"].payload, into=Pins)
+    fresh.pins["aggregate"] = fresh.owners.broker.sign(replace(pins, inputs=pins.inputs[:1]))
+    fresh.deny("aggregate")
+    refuse(fresh, match="step aggregate: pins of aggregate do not name the approved inputs", code="other_pins")
 
 
 def test_an_attempt_without_pins_is_refused(night: SimulatedRun) -> None:
