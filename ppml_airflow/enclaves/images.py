@@ -93,14 +93,14 @@ def set_up_image(
         if not needed.is_file():
             raise ConfigurationError(f"image {name} needs {needed}, which is missing")
     plan.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with image_lock(plan.folder, exclusive=True):
+    with image_lock(plan.building, exclusive=True):
         _set_up(plan)
     return plan.folder
 
 
 @contextmanager
 def image_lock(folder: Path, *, exclusive: bool) -> Iterator[None]:
-    """Hold an image still: guests share the lock while they live, set-up waits for them."""
+    """Hold an image still: guests share the lock while they live; set-up waits for them before it puts a new one in."""
     with folder.with_name(f".{folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
@@ -158,10 +158,11 @@ def _fill_image_folder(plan: _Plan, *, env: Path) -> None:
 
 def _put_in_place(plan: _Plan) -> None:
     old = plan.folder.with_name(f".{plan.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if plan.folder.exists():
-        plan.folder.rename(old)
-    plan.building.rename(plan.folder)
+    with image_lock(plan.folder, exclusive=True):
+        shutil.rmtree(old, ignore_errors=True)
+        if plan.folder.exists():
+            plan.folder.rename(old)
+        plan.building.rename(plan.folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

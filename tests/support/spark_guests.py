@@ -158,4 +158,5 @@ class SparkGuests:
         if found.is_dir():
             target = self.home / "images" / "spark"
             target.parent.mkdir(parents=True)
-            shutil.copytree(found, target, symlinks=True, copy_function=os.link)
+            same_disk = found.stat().st_dev == target.parent.stat().st_dev
+            shutil.copytree(found, target, symlinks=True, copy_function=os.link if same_disk else shutil.copy2)
