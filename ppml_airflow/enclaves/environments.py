@@ -23,6 +23,8 @@ from ppml_airflow.errors import ConfigurationError
 
 _SKIPPED = {"__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo", "tkinter", "ensurepip"}
 _PACKAGES = {"site-packages", "dist-packages"}
+_SYSTEM_CERTIFICATES = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
+"""uv trusts the certificates of the system, as pip may be told to; under its new and its old name."""
 _OF_THIS_INSTALLATION = ("uv_cache.json", "direct_url.json")
 _ASK = """
 import json, os, sys, sysconfig
@@ -67,7 +69,7 @@ def install_wheel(env: Path, *, wheel: Path) -> None:
     Raises:
         ConfigurationError: the installer refused or failed.
     """
-    _install(env, "--no-deps", "--reinstall" if _uv() else "--force-reinstall", str(wheel))
+    _install(env, "--no-deps", "--force-reinstall", str(wheel))
 
 
 def strip(env: Path) -> None:
@@ -171,13 +173,23 @@ def _uv() -> str | None:
 
 
 def _install(env: Path, *arguments: str) -> None:
+    """Install with uv; where there is none, or it fails (it does not read pip's settings), with pip."""
     python, uv = str(env / "bin" / "python"), _uv()
-    if uv:
-        command = [uv, "pip", "install", "--quiet", "--python", python, "--link-mode", "copy", "--no-config"]
-    else:
-        command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
-        command += ["--disable-pip-version-check", "--no-input"]
-    _run([*command, *arguments], what="the installer")
+    with_pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
+    with_pip += ["--disable-pip-version-check", "--no-input", *arguments]
+    if uv is None:
+        _run(with_pip, what="the installer")
+        return
+    with_uv = [uv, "pip", "install", "--quiet", "--python", python, "--link-mode", "copy", "--no-config", *arguments]
+    try:
+        _run(with_uv, what="the installer")
+    except ConfigurationError as error:
+        if importlib.util.find_spec("pip") is None:
+            raise
+        try:
+            _run(with_pip, what="the installer")
+        except ConfigurationError:
+            raise error from None
 
 
 def _run(command: list[str], *, what: str) -> str:
