@@ -1,0 +1,119 @@
+"""`ppml demo`, `run` and `logs` on a fresh home: what they print, and that the answer is the query's.
+
+The tests share one home and run in the order in which they stand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+PPML = Path(sys.executable).with_name("ppml")
+LAST = ("result", "passport", "verify")
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The command line on one home."""
+
+    home: Path
+
+    def __call__(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": os.defpath, "HOME": str(self.home), "PPML_HOME": str(self.home)}
+        done = subprocess.run((str(PPML), *arguments), env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == expect, f"ppml {arguments}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+
+@pytest.fixture(scope="module")
+def ppml() -> Iterator[Commands]:
+    home = Path(tempfile.mkdtemp(prefix="ppml-"))
+    yield Commands(home)
+    left = processes_of(home)
+    shutil.rmtree(home, ignore_errors=True)
+    assert left == []
+
+
+def processes_of(home: Path) -> list[str]:
+    """Processes that were started for this home."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(home).encode() in told:
+            found.append(process.name)
+    return found
+
+
+def last_lines(stdout: str) -> dict[str, str]:
+    """The three lines for scripts, which must be the last ones, in this order."""
+    lines = stdout.splitlines()[-len(LAST) :]
+    told = dict(line.split(": ", 1) for line in lines)
+    assert tuple(told) == LAST
+    return told
+
+
+def rows(file: str) -> list[tuple[object, ...]]:
+    return duckdb.sql(f"SELECT * FROM read_csv('{file}', header = true)").fetchall()  # noqa: S608
+
+
+def test_the_demo_prints_a_line_per_stage_and_its_passport_verifies(ppml: Commands) -> None:
+    said = ppml("demo").stdout
+    for stage in ("SIMULATED domain", "signed the approval", "task encrypt_visits", "granted", "committed", "verified"):
+        assert stage in said
+    told = last_lines(said)
+    assert len(rows(told["result"])) == 6
+    assert subprocess.run(shlex.split(told["verify"]), check=False, capture_output=True).returncode == 0
+    ppml("verify", told["passport"], expect=1)
+    assert processes_of(ppml.home) == []
+
+
+def test_another_file_and_another_query_give_that_querys_answer(ppml: Commands, tmp_path: Path) -> None:
+    sales, query = tmp_path / "sales.csv", tmp_path / "query.sql"
+    sales.write_text("shop,amount,day\n" + "".join(f"shop{n % 7},{n}.25,2026-01-{n % 28 + 1:02}\n" for n in range(999)))
+    query.write_text("SELECT shop, sum(amount) AS total, max(day) AS last FROM sales GROUP BY shop ORDER BY shop")
+    before = Path(last_lines(ppml("run", str(ppml.home / "dags" / "nightly_analytics.py")).stdout)["result"]).stat()
+    told = last_lines(ppml("demo", "--source", str(sales), "--sql", str(query)).stdout)
+    expected = duckdb.sql(query.read_text().replace("sales", f"read_csv('{sales}')", 1)).fetchall()
+    assert rows(told["result"]) == expected
+    assert Path(told["result"]).stat().st_ino != before.st_ino, "replaced by a rename"
+
+
+def test_the_sealed_log_opens_with_the_owners_key(ppml: Commands) -> None:
+    newest = max((ppml.home / "passports").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    assert "--- aggregate-1" in ppml("logs", newest.stem).stdout
+
+
+def test_params_out_of_bounds_fail_the_demo(ppml: Commands) -> None:
+    failed = ppml("demo", "--conf", '{"minimum_people": 1}', expect=1)
+    assert "result:" not in failed.stdout
+    assert "failed" in failed.stderr
+
+
+def test_a_query_that_names_no_column_is_explained_and_fails_before_any_key(ppml: Commands, tmp_path: Path) -> None:
+    (tmp_path / "query.sql").write_text("SELECT nonsense FROM plans")
+    failed = ppml("demo", "--sql", str(tmp_path / "query.sql"), expect=1)
+    assert re.search(r"nonsense.*coinsurance", failed.stdout, flags=re.DOTALL)
+
+
+def test_a_file_of_the_image_that_somebody_changed_is_denied_until_the_owner_accepts(ppml: Commands) -> None:
+    (ppml.home / "images" / "spark" / "image" / "README.md").open("a").write("changed\n")
+    measured = ppml("image", "measure", "--diff").stdout
+    assert "NOT accepted" in measured
+    assert "changed: image/README.md" in measured
+    assert "signed" in ppml("image", "measure", "--accept").stdout
+    assert "NOT accepted" not in ppml("image", "measure").stdout
