@@ -20,6 +20,7 @@ from ppml_airflow.guest.code import copy_code
 from ppml_airflow.guest.identity import Quoter, attest, make_identity
 from ppml_airflow.guest.jobs import LeasedJob, PreparedJob, run_leased, verify_inputs, workload_job
 from ppml_airflow.guest.leases import open_lease_keys, verify_lease
+from ppml_airflow.guest.process import require_clean_environment
 from ppml_airflow.guest.speech import Speech
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.launches import GuestResult
@@ -64,6 +65,7 @@ def run_guest(request: LaunchRequest, *, around: Surroundings, speech: Speech) -
     speech.tell("verifying")
     # 1 what the owners and their broker signed, under the measured domain; then J
     bundle = verify_bundle(request, domain=around.domain, image=around.image, now=around.now())
+    require_clean_environment(bundle.job.environment)
     # 2 a private copy of the code, compared with the approved digests
     private = around.private / "job"
     private.mkdir(mode=0o700)

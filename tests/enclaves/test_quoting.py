@@ -235,6 +235,16 @@ def test_an_error_in_on_event_ends_the_guest(served: SmallInstallation) -> None:
     wait_until(lambda: list(served.private_root.iterdir()) == [])
 
 
+def test_closing_the_runtime_ends_the_guest_that_it_runs(served: SmallInstallation) -> None:
+    def close(event: GuestEvent) -> None:
+        if event.state == "running":
+            threading.Thread(target=served.runtime.close).start()
+
+    with pytest.raises(UnavailableError):
+        served.runtime.run(launch_request("spawn"), on_event=close)
+    wait_until(lambda: list(served.private_root.iterdir()) == [])
+
+
 def test_a_second_service_of_an_installation_is_refused(served: SmallInstallation) -> None:
     done = subprocess.run(served.command(), check=False, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2

@@ -254,6 +254,25 @@ def test_a_step_for_another_image_is_refused(guests: GuestWorld) -> None:
     assert refused.value.code == "other_image"
 
 
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "PYTHONPATH", "JAVA_TOOL_OPTIONS"])
+def test_an_approved_step_with_a_variable_that_changes_which_code_runs_is_refused(
+    guests: GuestWorld, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "loaded"
+    folder.mkdir()
+    world = World(
+        folder=folder,
+        platform=guests.world.platform,
+        keystore=guests.world.keystore,
+        steps=one_step(environment={name: "/evil.so"}),
+    )
+    loaded = GuestWorld(world=world, folder=folder)
+    request = loaded.request(loaded.ready_run())
+    with pytest.raises(ConfigurationError, match=name):
+        loaded.run(request)
+    assert loaded.quotes == 0
+
+
 def test_an_adhoc_step_is_refused_by_an_image_that_runs_fixed_ones(guests: GuestWorld) -> None:
     request = guests.request(guests.ready_run())
     approval = canonical.decode(request.bundle.approval.payload, into=Approval)
