@@ -21,6 +21,7 @@ with DAG(
     schedule="0 2 * * *",
     start_date=pendulum.datetime(2026, 1, 1, tz="Europe/Berlin"),
     catchup=False,
+    max_active_runs=1,
     params={
         "minimum_people": Param(30, "Leave out smaller groups", type="integer", minimum=10, maximum=1000),
         "minimum_diseases": Param(0, "Chronic diseases, at least", type="integer", minimum=0, maximum=60),

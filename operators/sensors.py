@@ -36,6 +36,8 @@ class AttestationSensor(BaseSensorOperator):
         ppml_conn_id: the connection.
         poke_interval: pause between two questions to the broker, in seconds.
         timeout: how long to wait at most.
+        retries: tries after something did not answer, or after Airflow itself lost the task between trigger and worker.
+            A denial is never tried again.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class AttestationSensor(BaseSensorOperator):
         ppml_conn_id: str = PpmlHook.default_conn_name,
         poke_interval: float = 2.0,
         timeout: float = 12 * 3600.0,
+        retries: int = 2,
+        retry_delay: timedelta = timedelta(seconds=10),
         **kwargs: Any,
     ) -> None:
         task = after if before is None else before
@@ -56,7 +60,14 @@ class AttestationSensor(BaseSensorOperator):
         self.gate: Literal["before", "after"] = "after" if before is None else "before"
         self.step = task if isinstance(task, str) else task.task_id
         task_id = task_id or f"gate_{self.gate}_{self.step.replace('.', '_')}"
-        super().__init__(task_id=task_id, poke_interval=poke_interval, timeout=timeout, **kwargs)
+        super().__init__(
+            task_id=task_id,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            retries=retries,
+            retry_delay=retry_delay,
+            **kwargs,
+        )
         self.pipeline = pipeline
         self.ppml_conn_id = ppml_conn_id
 

@@ -13,6 +13,7 @@ import pytest
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.protocol.launches import GuestEvent
+from tests.support.airflow_api import until
 from tests.support.fake_pipeline import TOKEN, FakeAgent, FakePipelineBroker, FakeQuotingService, committed
 from tests.support.standalone import Standalone
 
@@ -26,7 +27,7 @@ class Services:
     """Airflow and the fakes; `connection` is what Airflow's own API was given."""
 
     def __init__(self, folder, broker, agent, quoting, airflow):
-        self.broker, self.agent, self.quoting, self.airflow = broker, agent, quoting, airflow
+        self.broker, self.agent, self.quoting, self.airflow = broker, agent, quoting, airflow.api
         extra = {
             "storage": str(folder / "storage"),
             "quoting": str(quoting.path),
@@ -41,7 +42,7 @@ class Services:
             "password": TOKEN,
             "extra": json.dumps(extra),
         }
-        airflow.api.post("/api/v2/connections", json=self.connection).raise_for_status()
+        self.airflow.http.post("/api/v2/connections", json=self.connection).raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +132,12 @@ def test_a_task_killed_from_the_ui_ends_its_guest_and_fences_the_attempt(service
     assert running.wait(90)
     airflow.set_task_state("nightly", run, "count", "failed")
     assert services.quoting.ended.wait(60)
-    airflow.until(lambda: broker.cancelled == ["count"], seconds=20)
+    until(lambda: broker.cancelled == ["count"], seconds=20)
     assert airflow.wait_for_run("nightly", run) == "failed"
 
 
 def test_the_connection_form_has_our_fields_and_its_button_works(services):
-    api = services.airflow.api
+    api = services.airflow.http
     (kind,) = [kind for kind in api.get("/ui/connections/hook_meta").json() if kind["connection_type"] == "ppml"]
     assert kind["hook_name"] == "PPML key broker"
     assert kind["standard_fields"]["host"]["title"] == "Broker"

@@ -148,3 +148,8 @@ def test_a_task_that_is_no_step_cannot_be_attested(dag, broker):
     broker.steps["encrypt_visits"] = broker.steps["count"]
     with pytest.raises(AirflowFailException, match="not a step"):
         sensor.execute(context(dag))
+
+
+def test_a_gate_is_tried_again_when_airflow_loses_it_unless_the_dag_says_otherwise():
+    assert AttestationSensor(before="count").retries == 2
+    assert AttestationSensor(before="count", retries=0).retries == 0
