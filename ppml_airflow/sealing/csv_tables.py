@@ -16,6 +16,8 @@ lie in the clear in the manifest, so a first row of data must never be taken for
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -231,10 +233,7 @@ def _explaining(path: Path, *, ragged: list[pyarrow.csv.InvalidRow]) -> Iterator
         yield
     except pa.ArrowInvalid as error:
         if ragged:
-            row = ragged[0]
-            raise ConfigurationError(
-                f"file {path}, row {row.number}: has {row.actual_columns} values, the header has {row.expected_columns}"
-            ) from None
+            raise ConfigurationError(f"file {path}, {_describe(ragged[0], path=path)}") from None
         if "mpty CSV" in str(error):
             raise ConfigurationError(f"file {path} is empty: it has no line that names the columns") from None
         raise ConfigurationError(
@@ -242,6 +241,16 @@ def _explaining(path: Path, *, ragged: list[pyarrow.csv.InvalidRow]) -> Iterator
         ) from None
     except OSError as error:
         raise ConfigurationError(f"file {path} cannot be read: {error.strerror or 'it is damaged'}") from None
+
+
+def _describe(row: pyarrow.csv.InvalidRow, *, path: Path) -> str:
+    """Where a row with too few or too many values goes wrong."""
+    with pa.input_stream(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        names = next(csv.reader(text))
+    place = "ends before" if row.actual_columns < row.expected_columns else "goes on after"
+    column = names[min(row.actual_columns, row.expected_columns - 1)].strip()
+    counts = f"{row.actual_columns} of {row.expected_columns} values"
+    return f"row {row.number}: {place} column {column} ({counts})"
 
 
 class _Observing:

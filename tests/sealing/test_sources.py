@@ -163,8 +163,8 @@ def test_an_expected_type_is_read_and_demanded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        (f"a,b\n1,2\n3,4,{SECRET}\n", "row 3: has 3 values, the header has 2"),
-        (f"a,b\n1,2\n{SECRET}\n", "row 3: has 1 values, the header has 2"),
+        (f"a,b\n1,2\n3,4,{SECRET}\n", "row 3: goes on after column b (3 of 2 values)"),
+        (f"a,b\n1,2\n{SECRET}\n", "row 3: ends before column b (1 of 2 values)"),
         (f"a,b\n1,2\n\n3,4\n{SECRET}\n", "row 4: has 1 values"),
         ("a,b\n" + "1,2\n" * 3_000_000 + f"{SECRET}\n", "row 3000002: has 1 values"),
         ("a,b,a\n1,2,3\n", "column a: its name is used twice"),
