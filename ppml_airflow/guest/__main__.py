@@ -81,8 +81,12 @@ def _workloads(folder: Path, *, java_home: str | None) -> WorkloadFactory:
 
         if java_home is None:
             raise ConfigurationError(f"workload {name} needs Java, and this image was set up without", code="no_java")
-        jar = folder / "image" / JAR
-        installation = SparkInstallation(environment=folder / "env", java_home=Path(java_home), jar=jar)
+        installation = SparkInstallation(
+            environment=folder / "env",
+            java_home=Path(java_home),
+            jar=folder / "image" / JAR,
+            bytecode=folder / "bytecode",
+        )
         return find_workload(name)(job, installation=installation, private=private, log=log)
 
     return make

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ppml_airflow import canonical
+from ppml_airflow.enclaves.measurement import FileDigestCache, difference, measure
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, VerificationError
 from ppml_airflow.protocol.launches import GuestEvent
 from ppml_airflow.sealing.datasets import open_data_key, open_table
@@ -68,6 +69,13 @@ def test_a_query_runs_in_an_enclave_and_its_answer_is_sealed(spark: SparkGuests,
     assert [row for batch in batches for row in batch.to_pylist()] == [{"plan": "Smith", "visits": 3}]
     assert spark.processes() == []
     assert spark.private_folders == []
+
+
+def test_a_python_job_leaves_the_image_as_it_was_measured(spark: SparkGuests, run_id: str) -> None:
+    before = measure(spark.image, cache=FileDigestCache()).listing
+    result = spark.runtime.run(spark.request(run_id, step="python"), on_event=ignore)
+    assert [output.dataset for output in result.outputs] == ["survey"]
+    assert difference(before, measure(spark.image, cache=FileDigestCache()).listing) == ()
 
 
 def test_processes_of_the_job_do_not_hold_the_socket_on_which_quotes_are_made(spark: SparkGuests, run_id: str) -> None:

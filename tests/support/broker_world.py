@@ -42,7 +42,7 @@ from ppml_airflow.units import format_instant
 from tests.support.owners import Owners
 from tests.support.simulated_run import AGGREGATE, MEASUREMENT, SUMMARISE
 
-DATASETS = ("visits", "plans", "report", "summary")
+DATASETS = ("visits", "plans", "report", "summary", "survey")
 PIPELINE = "nightly"
 PART = canonical.digest_bytes(b"sealed")
 

@@ -39,6 +39,20 @@ SQL = b"""SELECT p.name AS plan, count(*) AS visits FROM visits v JOIN plans p O
 WHERE v.id < :limit GROUP BY p.name ORDER BY p.name"""
 CASTING = b"SELECT cast(name AS int) AS plan, count(*) AS visits FROM visits GROUP BY name"
 UNKNOWN_COLUMN = b"SELECT names AS plan, count(*) AS visits FROM visits GROUP BY names"
+PROGRAM = b"""
+from ppml_airflow.workloads.spark.api import inputs, write
+
+OUTPUTS = {"survey": {"name": "string", "visits": "bigint"}}
+
+write("survey", inputs["visits"].groupBy("name").count().toDF("name", "visits"))
+"""
+
+
+def python_step(name: str, program: bytes, *, output: str) -> Step:
+    """A step of one Python program over both inputs."""
+    step = spark_step(name, program, output=output)
+    code = {"job.py": canonical.digest_bytes(program)}
+    return msgspec.structs.replace(step, workload="spark-python", code=code, argv=("job.py",))
 
 
 def spark_step(name: str, sql: bytes, *, output: str) -> Step:
@@ -83,6 +97,7 @@ class SparkGuests:
             spark_step("aggregate", SQL, output="report"),
             spark_step("casting", CASTING, output="summary"),
             spark_step("mistaken", UNKNOWN_COLUMN, output="nothing"),
+            python_step("python", PROGRAM, output="survey"),
         )
         platform = SimulatedPlatform.create(self.home / "tee", now=datetime.now(UTC))
         self.world = SparkWorld(folder=folder, platform=platform, keystore=keystore, steps=steps, runs_per_slot=99)
@@ -132,9 +147,8 @@ class SparkGuests:
 
     def request(self, run_id: str, *, step: str = "aggregate", sql: bytes = SQL, role: str = "job") -> LaunchRequest:
         """An honest host's request."""
-        return self.guests.request(
-            run_id, step=step, role=role, code={"query.sql": sql}, broker=f"unix:{self._broker_socket}"
-        )
+        code = {"job.py": PROGRAM} if step == "python" else {"query.sql": sql}
+        return self.guests.request(run_id, step=step, role=role, code=code, broker=f"unix:{self._broker_socket}")
 
     @property
     def private_folders(self) -> list[Path]:
