@@ -67,13 +67,7 @@ class _Inputs(Mapping[str, "DataFrame"]):
     """The granted tables by name, each a DataFrame."""
 
     def __getitem__(self, name: str) -> DataFrame:
-        from pyspark.sql.types import StructType
-
-        table = _description()["inputs"][name]
-        schema = StructType.fromJson(table["schema"])
-        if not table["parts"]:
-            return session().createDataFrame([], schema)
-        return session().read.schema(schema).option("__globPaths__", "false").parquet(*table["parts"])
+        return _table(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(_description()["inputs"])
@@ -104,6 +98,18 @@ class _Params(Mapping[str, Any]):
 
 inputs = _Inputs()
 params = _Params()
+
+
+@cache
+def _table(name: str) -> DataFrame:
+    """One DataFrame per table, so that columns of `inputs[name]` belong together."""
+    from pyspark.sql.types import StructType
+
+    table = _description()["inputs"][name]
+    schema = StructType.fromJson(table["schema"])
+    if not table["parts"]:
+        return session().createDataFrame([], schema)
+    return session().read.schema(schema).option("__globPaths__", "false").parquet(*table["parts"])
 
 
 @cache

@@ -120,11 +120,11 @@ class GuestSocket:
                 self.control.put(connection)
                 return
             connection.send(self.answer(message or {}))
-            connection.close()
         except (MalformedInputError, OSError):
-            connection.close()
+            pass  # A process that does not speak properly, or is gone, gets no answer.
         finally:
             slots.release()
+        connection.close()
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Answer one message of a job process."""
@@ -148,7 +148,8 @@ class GuestSocket:
             return None
         if part not in self._opened:
             self._opened.add(part)
-            self._on_progress(100 * (len(self._opened) - 1) // len(self._links))
+            with contextlib.suppress(Exception):  # Progress that nobody takes is no reason to fail.
+                self._on_progress(100 * (len(self._opened) - 1) // len(self._links))
         return self._keys.read[part]
 
     def _write_key(self, path: Path) -> FileKey | None:

@@ -55,8 +55,12 @@ class SparkProcess:
         self.private = private.resolve()
         self._installation = installation
         self._log = log
-        self._options = settings.java_options(self.private, limits=job.limits, heap_share=heap_share)
-        self._environment = settings.job_environment(self.private, installation=installation, approved=job.environment)
+        self._options = settings.java_options(
+            self.private, limits=job.limits, heap_share=heap_share, input_bytes=_input_bytes(job)
+        )
+        self._environment = settings.job_environment(
+            self.private, installation=installation, code=job.code, approved=job.environment
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._deadline = float("inf")
         self._is_cancelled = threading.Event()
@@ -130,7 +134,7 @@ class SparkProcess:
         code = self._stop(timeout_s=_STOP_S)
         if self._is_cancelled.is_set():
             return "cancelled"
-        if code in (_EXIT_OUT_OF_MEMORY, _EXIT_KILLED):
+        if code == _EXIT_KILLED or (code == _EXIT_OUT_OF_MEMORY and "OutOfMemoryError" in self.log_tail()):
             return "out_of_memory"
         if code == 0 and self.socket.failure is None:
             return "ok"
@@ -159,7 +163,7 @@ class SparkProcess:
             log.writelines(traceback.format_exception(error))
 
     def log_tail(self) -> str:
-        """The last lines of the log. Only for before the lease."""
+        """The last lines of the log. To be told only before the lease."""
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         return " | ".join(lines[-3:])
 
@@ -185,7 +189,11 @@ class SparkProcess:
         write_private(self.private / "conf" / "log4j2.properties", settings.LOG_SETTINGS)
 
 
+def _input_bytes(job: WorkloadJob) -> int:
+    return sum(part.stat().st_size for table in job.inputs for part in table.parts)
+
+
 def write_private(file: Path, text: str) -> None:
     """Write a new file that its owner alone can read."""
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
         opened.write(text)

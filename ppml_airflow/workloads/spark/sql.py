@@ -44,6 +44,7 @@ class SparkSql:
         self._process = SparkProcess(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE)
         self._control: Connection | None = None
         self._columns: tuple[Column, ...] = ()
+        self._is_prepared = False
 
     def prepare(self) -> Mapping[str, tuple[Column, ...]]:
         """Start Java, judge and analyse the statement; return the columns of the output.
@@ -54,13 +55,16 @@ class SparkSql:
             UnavailableError: Java did not start in time.
         """
         self._columns = self.judge(self._statement)
+        self._is_prepared = True
         return {self._job.outputs[0].dataset: self._columns}
 
     def judge(self, statement: str) -> tuple[Column, ...]:
-        """Judge any statement over this job's tables, without touching the prepared one's columns.
+        """Judge any statement over this job's tables. The job's own must then be prepared again before it runs.
 
-        Raises: as `prepare`.
+        Raises:
+            ConfigurationError: as `prepare`.
         """
+        self._is_prepared = False
         if self._control is None:
             self._control = self._started()
         answer = self._ask(
@@ -109,7 +113,7 @@ class SparkSql:
         }
 
     def _command(self, message: Mapping[str, Any]) -> Outcome:
-        if self._control is None:
+        if self._control is None or not self._is_prepared:
             raise ConfigurationError("spark-sql job was not prepared")
         self._control.send(message)
         try:

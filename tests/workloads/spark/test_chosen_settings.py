@@ -17,7 +17,7 @@ def variables(tmp_path):
     """The environment of a job's processes, of what its step lists."""
     (tmp_path / "lib" / "python3.11" / "site-packages" / "pyspark").mkdir(parents=True)
     installation = SparkInstallation(environment=tmp_path, java_home=tmp_path, jar=tmp_path / "x.jar")
-    return lambda approved: job_environment(tmp_path, installation=installation, approved=approved)
+    return lambda approved: job_environment(tmp_path, installation=installation, code=tmp_path, approved=approved)
 
 
 @pytest.mark.parametrize("name", sorted(CHOSEN_BY_STEP))

@@ -10,6 +10,7 @@ import org.apache.parquet.crypto.TagVerificationException;
  * ({@code ppml_airflow/workloads/vocabulary.py}). The text of an error goes to the log alone.
  */
 public final class Failure {
+    private static final Set<String> READ_ERRORS = Set.of("FAILED_READ_FILE", "PATH_NOT_FOUND");
     private static final Set<String> VALUE_ERRORS = Set.of(
             "CAST_INVALID_INPUT", "CAST_OVERFLOW", "CAST_OVERFLOW_IN_TABLE_INSERT", "ARITHMETIC_OVERFLOW",
             "BINARY_ARITHMETIC_OVERFLOW", "DIVIDE_BY_ZERO", "REMAINDER_BY_ZERO", "NUMERIC_VALUE_OUT_OF_RANGE",
@@ -28,7 +29,7 @@ public final class Failure {
             if (cause instanceof OutOfMemoryError || condition.equals("UNABLE_TO_ACQUIRE_MEMORY")) {
                 return "out_of_memory";
             }
-            isRead |= condition.equals("FAILED_READ_FILE") || cause instanceof TagVerificationException
+            isRead |= READ_ERRORS.contains(condition) || cause instanceof TagVerificationException
                     || cause instanceof ParquetCryptoRuntimeException;
             isValue |= VALUE_ERRORS.contains(condition);
         }

@@ -1,0 +1,185 @@
+"""A Python job on Spark: nothing of it runs before the lease, and one word of it is heard after."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import ppml_airflow
+from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.workloads.job import JobResult, TypedValue
+from ppml_airflow.workloads.spark.installation import SparkInstallation
+from ppml_airflow.workloads.spark.python import SparkPython
+from tests.support.spark_jobs import JobWorld
+
+PROGRAM = """
+import sys
+
+from ppml_airflow.workloads.spark.api import disclose, inputs, params, write
+from helpers import shout
+
+OUTPUTS = {"report": {"plan": "string", "visits": "bigint"}}
+
+print("canary in stdout")
+visits = inputs["visits"].where(inputs["visits"]["day"] >= params["since"])
+report = visits.rdd.map(lambda row: (shout(row["plan"], sys.argv[1]), row["n"])).toDF(["plan", "n"])
+report = report.groupBy("plan").sum("n").toDF("plan", "visits").orderBy("plan")
+disclose("plans", report.count())
+write("report", report)
+"""
+HELPERS = "def shout(text, sign):\n    return text.upper() + sign\n"
+OUTPUTS = 'OUTPUTS = {"report": {"plan": "string"}}\n'
+
+
+@contextmanager
+def python_job(
+    world: JobWorld,
+    files: dict[str, str],
+    *,
+    installation: SparkInstallation,
+    argv: tuple[str, ...] = ("main.py",),
+    params: dict[str, TypedValue] | None = None,
+    parts: int = 1,
+) -> Iterator[SparkPython]:
+    """The image's environment would hold this package; here its few files lie beside the program."""
+    package = Path(ppml_airflow.__file__).parent
+    job = world.job(files, argv=argv, params=params, parts=parts)
+    for name in ("__init__.py", "errors.py", "workloads/__init__.py", "workloads/spark/__init__.py"):
+        (job.code / "ppml_airflow" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(package / name, job.code / "ppml_airflow" / name)
+    shutil.copy(package / "workloads/spark/api.py", job.code / "ppml_airflow/workloads/spark/api.py")
+    workload = SparkPython(job, installation=installation, private=world.private, log=world.log)
+    try:
+        yield workload
+    finally:
+        workload.close()
+
+
+def run(workload: SparkPython, world: JobWorld) -> JobResult:
+    return workload.run(keys=world.keys(), on_progress=lambda percent: None)
+
+
+def seal_visits(world: JobWorld) -> None:
+    days = pa.array([date(2020, 1, 1 + number % 20) for number in range(100)], pa.date32())
+    visits = {"plan": ["a" if number % 2 else "b" for number in range(100)], "n": range(100), "day": days}
+    world.seal("visits", pa.table(visits))
+
+
+def test_a_program_reads_its_inputs_and_writes_its_output(world: JobWorld, installation: SparkInstallation) -> None:
+    seal_visits(world)
+    files = {"main.py": PROGRAM, "helpers.py": HELPERS}
+    params: dict[str, TypedValue] = {"since": date(2020, 1, 11)}
+    with python_job(world, files, installation=installation, argv=("main.py", "!"), params=params, parts=2) as workload:
+        columns = workload.prepare()["report"]
+        assert [(column.name, column.type) for column in columns] == [("plan", "string"), ("visits", "int64")]
+        result = run(workload, world)
+    assert result.outcome == "ok", world.log.read_text()
+    rows = [row for part in result.outputs["report"] for row in world.open(part).to_pylist()]
+    late = [number for number in range(100) if number % 20 >= 10]
+    assert rows == [
+        {"plan": "A!", "visits": sum(number for number in late if number % 2)},
+        {"plan": "B!", "visits": sum(number for number in late if not number % 2)},
+    ]
+    assert result.disclosed == {"plans": 2}
+    assert "canary in stdout" in world.log.read_text()
+
+
+FAILING = OUTPUTS + "from ppml_airflow.workloads.spark.api import inputs, session, write\n"
+FAILURES = {
+    "an exception of its own": ("raise ValueError('canary-55')", "job_failed", "canary-55"),
+    "another exit code": ("raise SystemExit(3)", "job_failed", ""),
+    "a value that is no number": (
+        "write('report', inputs['visits'].selectExpr('string(CAST(plan AS int)) AS plan'))",
+        "cast_error",
+        "CAST_INVALID_INPUT",
+    ),
+    "no output": ("pass", "output_mismatch", "report"),
+    "other columns": ("write('report', inputs['visits'].select('n'))", "output_mismatch", "declared are"),
+    "plain Parquet beside the output": (
+        "write('report', inputs['visits'].select('plan'))\nopen('output/report/part-9-x', 'w').close()",
+        "output_mismatch",
+        "other files",
+    ),
+    "a write outside its output": (
+        "inputs['visits'].write.parquet('output/elsewhere')",
+        "input_corrupt",
+        "not_granted",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_program_that_fails_says_one_word(name: str, world: JobWorld, installation: SparkInstallation) -> None:
+    statement, outcome, logged = FAILURES[name]
+    seal_visits(world)
+    with python_job(world, {"main.py": FAILING + statement}, installation=installation) as workload:
+        workload.prepare()
+        result = run(workload, world)
+    assert result.outcome == outcome, world.log.read_text()
+    assert result.outputs == {}
+    assert logged in world.log.read_text()
+
+
+def test_nothing_of_a_program_runs_before_the_lease(world: JobWorld, installation: SparkInstallation) -> None:
+    mark = world.folder / "ran"
+    program = OUTPUTS + f"open({str(mark)!r}, 'w')\n"
+    with python_job(world, {"main.py": program, "other.py": program}, installation=installation) as workload:
+        workload.prepare()
+        assert not workload._process.is_running()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"main.py": OUTPUTS, "lib/tools.py": "x = 1\ndef f(:\n"}, r"lib/tools\.py: line 2, column 7: "),
+        ({"main.py": OUTPUTS + "return 1"}, r"main\.py: line 2, column .*'return' outside function"),
+        ({"main.py": OUTPUTS + "x = '\0'"}, "null bytes"),
+        ({"other.py": OUTPUTS}, r"main\.py is not among the step's code files"),
+        ({"main.py": "x = 1"}, "does not say which columns its outputs have"),
+        ({"main.py": "OUTPUTS = dict(report={})"}, "does not say which columns its outputs have"),
+        (
+            {"main.py": "OUTPUTS = {'other': {'plan': 'string'}}"},
+            r"declares outputs \['other'\]; the step has",
+        ),
+        ({"main.py": "OUTPUTS = {'report': {'plan': 'text'}}"}, "declares column plan as text; wanted one of boolean,"),
+        ({"main.py": "OUTPUTS = {'report': {}}"}, "declares no column"),
+        ({"main.py": "OUTPUTS = {'report': {'a': 'int', 'A': 'int'}}"}, "column A twice"),
+    ],
+)
+def test_a_program_that_cannot_run_is_refused_in_full(
+    files: dict[str, str], said: str, world: JobWorld, installation: SparkInstallation
+) -> None:
+    with (
+        python_job(world, files, installation=installation) as workload,
+        pytest.raises(ConfigurationError, match=said),
+    ):
+        workload.prepare()
+
+
+def test_a_job_that_was_not_prepared_fails(world: JobWorld, installation: SparkInstallation) -> None:
+    with python_job(world, {"main.py": OUTPUTS}, installation=installation) as workload:
+        assert run(workload, world).outcome == "job_failed"
+
+
+@pytest.mark.parametrize("argv", [(), ("main.sql",)])
+def test_a_step_of_another_shape_is_refused(
+    argv: tuple[str, ...], world: JobWorld, installation: SparkInstallation
+) -> None:
+    job = world.job({"main.py": OUTPUTS}, argv=argv)
+    with pytest.raises(ConfigurationError, match=r"wanted the name of a \.py file"):
+        SparkPython(job, installation=installation, private=world.private, log=world.log)
+
+
+def test_code_outside_the_private_directory_is_refused(
+    world: JobWorld, installation: SparkInstallation, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    job = world.job({"main.py": OUTPUTS}, argv=("main.py",))
+    with pytest.raises(ConfigurationError, match="not inside the private directory"):
+        SparkPython(job, installation=installation, private=tmp_path_factory.mktemp("elsewhere"), log=world.log).close()
