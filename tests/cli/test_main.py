@@ -46,7 +46,7 @@ def test_an_error_is_one_line_and_its_exit_code(
 
 
 def test_help_loads_no_command() -> None:
-    program = "import sys; from ppml_airflow.cli import main; main.cli([], standalone_mode=False); print(*sys.modules)"
+    program = "import sys; from ppml_airflow.cli.main import cli; cli([], standalone_mode=False); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = done.stdout
     assert "ppml_airflow.cli.main" in loaded

@@ -9,9 +9,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,3 +119,48 @@ def test_a_file_of_the_image_that_somebody_changed_is_denied_until_the_owner_acc
     assert "changed: image/README.md" in measured
     assert "signed" in ppml("image", "measure", "--accept").stdout
     assert "NOT accepted" not in ppml("image", "measure").stdout
+
+
+def started(ppml: Commands, *arguments: str) -> subprocess.Popen[str]:
+    environment = {"PATH": os.defpath, "HOME": str(ppml.home), "PPML_HOME": str(ppml.home)}
+    return subprocess.Popen((str(PPML), *arguments), env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def read_until(process: subprocess.Popen[str], beginning: str) -> str:
+    """The next line of a command that begins so, without the time before it."""
+    assert process.stdout is not None
+    read = []
+    for line in process.stdout:
+        read.append(line)
+        text = re.sub(r"^ *[\d.]+ s +", "", line)
+        if text.startswith(beginning):
+            return text
+    raise AssertionError(f"ended without a line that begins with {beginning}:\n{''.join(read)}")
+
+
+def test_a_demo_that_is_killed_leaves_no_process(ppml: Commands) -> None:
+    demo = started(ppml, "demo")
+    read_until(demo, "step aggregate: leased")
+    demo.kill()
+    demo.communicate()
+    deadline = time.monotonic() + 30
+    while processes_of(ppml.home):
+        assert time.monotonic() < deadline, processes_of(ppml.home)
+        time.sleep(0.2)
+
+
+def test_dev_runs_again_when_the_query_is_saved(ppml: Commands) -> None:
+    dag = ppml.home / "dags" / "nightly_analytics.py"
+    question = dag.with_suffix(".yaml")
+    dev = started(ppml, "dev", str(dag))
+    try:
+        read_until(dev, "result:")
+        read_until(dev, "verify:")
+        time.sleep(1)
+        question.write_text("tables: [plans]\nsql: SELECT count(*) AS plans FROM plans\n")
+        assert "nightly_analytics.yaml" in read_until(dev, "saved:")
+        assert rows(read_until(dev, "result:").split()[1]) == [(6,)]
+    finally:
+        dev.send_signal(signal.SIGINT)
+        dev.communicate(timeout=30)
+    assert processes_of(ppml.home) == []
