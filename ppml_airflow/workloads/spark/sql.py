@@ -40,7 +40,6 @@ class SparkSql:
         self._views = [
             {"name": table.view, "schema": spark_schema(table.columns, view=table.view)} for table in job.inputs
         ]
-        self._statement = _load_statement(job)
         self._process = SparkProcess(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE)
         self._control: Connection | None = None
         self._columns: tuple[Column, ...] = ()
@@ -54,7 +53,7 @@ class SparkSql:
                 `unknown_parameter` or `sql_invalid`; says what, where and what would be right.
             UnavailableError: Java did not start in time.
         """
-        self._columns = self.judge(self._statement)
+        self._columns = self.judge(_load_statement(self._job))
         self._is_prepared = True
         return {self._job.outputs[0].dataset: self._columns}
 

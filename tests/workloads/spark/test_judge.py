@@ -216,7 +216,7 @@ def test_two_statements_are_refused_at_the_second(judge: SparkSql) -> None:
         ("SELECT person\nFROM visits\nWHRE cost > 1", "line 3, column 6: syntax error at 'cost'; expected "),
         ("SELECT (person FROM visits", "line 1, column 16: syntax error at 'FROM'; expected "),
         ("SELEC person FROM visits", "line 1, column 1: syntax error at 'SELEC'; expected "),
-        ("SELECT person FROM visits WHERE", "syntax error at end of the statement; expected "),
+        ("SELECT person FROM visits WHERE cost >", "syntax error at end of the statement; expected "),
         ("SELECT 'open FROM visits", "line 1, column 8: syntax error at ''"),
         ("", "syntax error at end of the statement; expected "),
         ("SELECT CAST(1 AS nosuchtype)", "line 1, column 18"),

@@ -27,8 +27,9 @@ from helpers import shout
 OUTPUTS = {"report": {"plan": "string", "visits": "bigint"}}
 
 print("canary in stdout")
+sign = sys.argv[1]
 visits = inputs["visits"].where(inputs["visits"]["day"] >= params["since"])
-report = visits.rdd.map(lambda row: (shout(row["plan"], sys.argv[1]), row["n"])).toDF(["plan", "n"])
+report = visits.rdd.map(lambda row: (shout(row["plan"], sign), row["n"])).toDF(["plan", "n"])
 report = report.groupBy("plan").sum("n").toDF("plan", "visits").orderBy("plan")
 disclose("plans", report.count())
 write("report", report)

@@ -124,108 +124,137 @@ def test_no_plaintext_and_no_key_lies_in_settings_or_arguments(ran: Ran) -> None
     assert world.private.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_result_without_rows_has_all_its_parts(world: JobWorld, installation: SparkInstallation) -> None:
-    world.seal("visits", *PARTS)
-    statement = "SELECT plan, struct(codes AS c, fee) AS s FROM visits WHERE person < 0"
-    with prepared(world, statement, installation=installation, parts=3) as workload:
-        result = run(workload, world)
-    assert result.outcome == "ok"
-    assert [world.open(part).num_rows for part in result.outputs["report"]] == [0, 0, 0]
-    assert len({str(world.open(part).schema) for part in result.outputs["report"]}) == 1
-
-
-def test_a_table_without_parts_is_an_empty_table(world: JobWorld, installation: SparkInstallation) -> None:
-    world.grant("visits", {"person": "int64"})
-    with prepared(world, "SELECT count(*) AS n FROM visits", installation=installation) as workload:
-        assert opened(run(workload, world), world).to_pylist() == [{"n": 0}]
-
-
 @pytest.fixture
 def one_part(world: JobWorld) -> Path:
     return world.seal("visits", *PARTS).parts[1]
 
 
-Broken = tuple[JobWorld, Path, SparkSql]
+Kept = tuple[JobWorld, Path, SparkSql]
+SUMS = "SELECT plan, sum(cost) AS s FROM visits GROUP BY 1"
 
 
 @pytest.fixture(scope="module")
-def kept(installation: SparkInstallation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
-    """One prepared job, run again and again over parts that are broken in turn: it starts once."""
+def started(installation: SparkInstallation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """One job that many tests break, change and run again: it starts once."""
     world = JobWorld(folder=tmp_path_factory.mktemp("kept"))
     part = world.seal("visits", *PARTS).parts[1]
-    with prepared(world, "SELECT plan, sum(cost) AS s FROM visits GROUP BY 1", installation=installation) as workload:
+    world.grant("nothing", {"person": "int64"})
+    with prepared(world, SUMS, installation=installation, parts=3) as workload:
         yield world, part, workload
 
 
 @pytest.fixture
-def broken(kept: Broken) -> Iterator[Broken]:
-    world, part, _ = kept
+def kept(started: Kept) -> Iterator[Kept]:
+    world, part, _ = started
     content, keys = part.read_bytes(), dict(world.read)
-    yield kept
+    (world.private / "code" / "q.sql").write_text(SUMS)
+    yield started
     part.write_bytes(content)
     world.read.update(keys)
     shutil.rmtree(world.private / "output" / "report", ignore_errors=True)
 
 
-def assert_input_corrupt(broken: Broken) -> None:
-    world, _, workload = broken
-    result = run(workload, world)
+def run_statement(kept: Kept, statement: str) -> JobResult:
+    world, _, workload = kept
+    (world.private / "code" / "q.sql").write_text(statement)
+    workload.prepare()
+    return run(workload, world)
+
+
+def assert_input_corrupt(kept: Kept) -> None:
+    result = run_statement(kept, SUMS)
     assert result.outcome == "input_corrupt"
     assert result.outputs == {}
 
 
-def test_a_flipped_byte_is_input_corrupt(broken: Broken) -> None:
-    _, part, _ = broken
+def test_a_flipped_byte_is_input_corrupt(kept: Kept) -> None:
+    _, part, _ = kept
     content = bytearray(part.read_bytes())
     content[len(content) // 3] ^= 1
     part.write_bytes(content)
-    assert_input_corrupt(broken)
+    assert_input_corrupt(kept)
 
 
-def test_a_cut_part_is_input_corrupt(broken: Broken) -> None:
-    _, part, _ = broken
+def test_a_cut_part_is_input_corrupt(kept: Kept) -> None:
+    _, part, _ = kept
     part.write_bytes(part.read_bytes()[:-100])
-    assert_input_corrupt(broken)
+    assert_input_corrupt(kept)
 
 
-def test_a_missing_part_is_input_corrupt(broken: Broken) -> None:
-    _, part, _ = broken
+def test_a_missing_part_is_input_corrupt(kept: Kept) -> None:
+    _, part, _ = kept
     part.unlink()
-    assert_input_corrupt(broken)
+    assert_input_corrupt(kept)
 
 
-def test_a_swapped_part_is_input_corrupt(broken: Broken) -> None:
-    _, part, _ = broken
+def test_a_swapped_part_is_input_corrupt(kept: Kept) -> None:
+    _, part, _ = kept
     part.write_bytes(part.with_name("part-00000").read_bytes())
-    assert_input_corrupt(broken)
+    assert_input_corrupt(kept)
 
 
-def test_a_plain_part_is_input_corrupt(broken: Broken) -> None:
-    _, part, _ = broken
+def test_a_plain_part_is_input_corrupt(kept: Kept) -> None:
+    _, part, _ = kept
     pq.write_table(PARTS[1], part)
-    assert_input_corrupt(broken)
+    assert_input_corrupt(kept)
 
 
-def test_a_part_of_another_version_is_input_corrupt(broken: Broken) -> None:
-    world, part, _ = broken
+def test_a_part_of_another_version_is_input_corrupt(kept: Kept) -> None:
+    world, part, _ = kept
     world.read[part] = FileKey(data_key=world.data_key, aad=b"another version")
-    assert_input_corrupt(broken)
+    assert_input_corrupt(kept)
 
 
-def test_a_part_without_a_granted_key_is_input_corrupt(broken: Broken) -> None:
-    world, part, _ = broken
+def test_a_part_without_a_granted_key_is_input_corrupt(kept: Kept) -> None:
+    world, part, _ = kept
     del world.read[part]
-    assert_input_corrupt(broken)
+    assert_input_corrupt(kept)
 
 
-def test_the_text_of_a_cast_error_is_in_the_log_alone(
-    world: JobWorld, one_part: Path, installation: SparkInstallation
-) -> None:
-    with prepared(world, "SELECT sum(CAST(word AS int)) AS s FROM visits", installation=installation) as workload:
-        result = run(workload, world)
+def test_a_result_without_rows_has_all_its_parts(kept: Kept) -> None:
+    world, _, _ = kept
+    result = run_statement(kept, "SELECT plan, struct(codes AS c, fee) AS s FROM visits WHERE person < 0")
+    assert result.outcome == "ok"
+    assert [world.open(part).num_rows for part in result.outputs["report"]] == [0, 0, 0]
+    assert len({str(world.open(part).schema) for part in result.outputs["report"]}) == 1
+
+
+def test_a_table_without_parts_is_an_empty_table(kept: Kept) -> None:
+    world, _, _ = kept
+    assert opened(run_statement(kept, "SELECT count(*) AS n FROM nothing"), world).to_pylist() == [{"n": 0}]
+
+
+def test_the_text_of_a_cast_error_is_in_the_log_alone(kept: Kept) -> None:
+    world, _, _ = kept
+    result = run_statement(kept, "SELECT sum(CAST(word AS int)) AS s FROM visits")
     assert result.outcome == "cast_error"
     assert "canary" not in repr(result)
     assert "canary-7781" in world.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["person / (person - 7)", "9000000000000000000 * person", "CAST(fee * 1e30BD AS decimal(9, 2))", "codes[person]"],
+)
+def test_a_value_that_does_not_fit_is_a_cast_error(value: str, kept: Kept) -> None:
+    assert run_statement(kept, "SELECT " + value + " AS x FROM visits").outcome == "cast_error"
+
+
+def test_a_job_ends_though_nobody_takes_its_progress(kept: Kept) -> None:
+    def fail(percent: int) -> None:
+        if percent < 100:
+            raise RuntimeError("nobody listens")
+
+    world, _, workload = kept
+    workload.prepare()
+    assert workload.run(keys=world.keys(), on_progress=fail).outcome == "ok"
+
+
+def test_another_statement_than_the_prepared_one_is_not_run(kept: Kept) -> None:
+    world, _, workload = kept
+    workload.prepare()
+    workload.judge("SELECT 2 AS one")
+    assert run(workload, world).outcome == "job_failed"
 
 
 def test_a_job_beyond_its_time_is_killed(world: JobWorld, one_part: Path, installation: SparkInstallation) -> None:
@@ -264,26 +293,9 @@ def test_a_job_that_was_not_prepared_fails(world: JobWorld, installation: SparkI
         workload.close()
 
 
-def test_a_job_ends_though_nobody_takes_its_progress(
-    world: JobWorld, one_part: Path, installation: SparkInstallation
-) -> None:
-    def fail(percent: int) -> None:
-        if percent < 100:
-            raise RuntimeError("nobody listens")
-
-    with prepared(world, "SELECT count(cost) AS n FROM visits", installation=installation) as workload:
-        assert workload.run(keys=world.keys(), on_progress=fail).outcome == "ok"
-
-
-def test_another_statement_than_the_prepared_one_is_not_run(world: JobWorld, installation: SparkInstallation) -> None:
-    with prepared(world, "SELECT 1 AS one", installation=installation) as workload:
-        workload.judge("SELECT 2 AS one")
-        assert run(workload, world).outcome == "job_failed"
-
-
 @pytest.mark.parametrize(
     ("argv", "said"),
-    [((), r"argv \[\] and 1 outputs"), (("q.sql", "x"), "wanted the name"), (("p.sql",), r"p\.sql is not among")],
+    [((), r"argv \[\] and 1 outputs"), (("q.sql", "x"), "wanted the name")],
 )
 def test_a_step_of_another_shape_is_refused(
     world: JobWorld, installation: SparkInstallation, argv: tuple[str, ...], said: str
@@ -293,8 +305,15 @@ def test_a_step_of_another_shape_is_refused(
         SparkSql(job, installation=installation, private=world.private, log=world.log)
 
 
-def test_a_statement_that_is_not_text_is_refused(world: JobWorld, installation: SparkInstallation) -> None:
+def test_a_statement_file_that_is_missing_or_no_text_is_refused(
+    world: JobWorld, installation: SparkInstallation
+) -> None:
     job = world.job({"q.sql": ""}, argv=("q.sql",))
+    workload = SparkSql(job, installation=installation, private=world.private, log=world.log)
     (job.code / "q.sql").write_bytes(b"SELECT '\xff'")
-    with pytest.raises(ConfigurationError, match="not UTF-8"):
-        SparkSql(job, installation=installation, private=world.private, log=world.log)
+    with pytest.raises(ConfigurationError, match=r"q\.sql is not UTF-8"):
+        workload.prepare()
+    (job.code / "q.sql").unlink()
+    with pytest.raises(ConfigurationError, match=r"q\.sql is not among the step's code files"):
+        workload.prepare()
+    workload.close()
