@@ -18,7 +18,7 @@ CURED_BY_APPROVAL = frozenset(
     {
         "approval_expired",
         "attempts_used_up",
-        "code_not_approved",
+        "code_changed",
         "gate_missing",
         "gate_void",
         "not_approved",

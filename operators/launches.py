@@ -11,6 +11,7 @@ from ppml_airflow.domain.jobs import require_step
 from ppml_airflow.errors import PolicyDeniedError, PpmlError
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.protocol.client import BrokerClient
+from ppml_airflow.protocol.launches import GuestEvent
 from ppml_airflow.protocol.messages import LaunchRequest, StepStatus
 
 
@@ -60,6 +61,12 @@ def launch_request(
         broker=hook.broker_url,
         storage=hook.storage,
     )
+
+
+def describe_event(event: GuestEvent) -> str:
+    """One line of progress: all that a guest lets out while it runs."""
+    words = [event.state, event.stage, event.code, f"{event.percent} %" if event.percent else ""]
+    return " ".join(word for word in words if word)
 
 
 def require_not_refused(status: StepStatus) -> None:

@@ -13,7 +13,7 @@ from airflow.sdk import BaseSensorOperator
 from ppml_airflow.errors import BY_KIND, ConfigurationError, PpmlError, UnavailableError
 from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
-from ppml_airflow.operators.launches import ComputeOperator, launch_request, require_not_refused
+from ppml_airflow.operators.launches import ComputeOperator, describe_event, launch_request, require_not_refused
 from ppml_airflow.operators.runs import open_run
 from ppml_airflow.operators.triggers import StepTrigger, Until, is_settled
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
     from ppml_airflow.protocol.client import BrokerClient
+    from ppml_airflow.protocol.launches import GuestEvent
     from ppml_airflow.protocol.messages import StepStatus
 
 
@@ -105,10 +106,11 @@ class AttestationSensor(BaseSensorOperator):
             raise ConfigurationError(f"task {self.step} is not a step that can be attested")
         request = launch_request(operator, role="preflight", run_id=run_id, hook=hook, broker=broker)
         self.log.info("step %s: attesting image %s", self.step, request.image)
-        hook.runtime(operator.runtime).run(
-            request, on_event=lambda event: self.log.info("%s %s", event.state, event.stage)
-        )
+        hook.runtime(operator.runtime).run(request, on_event=self._show)
         return self._settle(broker.status(run_id, self.step), until="granted")
+
+    def _show(self, event: GuestEvent) -> None:
+        self.log.info("step %s: %s", self.step, describe_event(event))
 
     def _settle(self, status: StepStatus, *, until: Until) -> dict[str, str]:
         if not is_settled(status, until=until):

@@ -1,7 +1,7 @@
 """Spark in an enclave: one SQL query, or one Python application, over sealed datasets.
 
 The operator only carries code to the enclave and words back. What runs there is what the owners approved: the guest
-compares digests, and a changed character ends in `code_not_approved`. Nothing here is a template field.
+compares digests, and a changed character ends in `code_changed`. Nothing here is a template field.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ppml_airflow.domain.documents import Input, Limits, Output, Param, Step
 from ppml_airflow.errors import ConfigurationError, PpmlError
 from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
-from ppml_airflow.operators.launches import launch_request, require_not_refused
+from ppml_airflow.operators.launches import describe_event, launch_request, require_not_refused
 from ppml_airflow.operators.runs import open_run
 from ppml_airflow.workloads.spark.settings import CHOSEN_BY_STEP, MINIMUM_MEMORY_MIB
 
@@ -196,8 +196,7 @@ class TrustedSparkSubmitOperator(BaseOperator):
         return broker.status(run_id, self.task_id)
 
     def _show(self, event: GuestEvent) -> None:
-        progress = f" {event.percent} %" if event.percent else ""
-        self.log.info("step %s: %s", self.task_id, f"{event.state} {event.stage} {event.code}".strip() + progress)
+        self.log.info("step %s: %s", self.task_id, describe_event(event))
 
     def _reference(self, status: StepStatus) -> dict[str, Any]:
         require_not_refused(status)

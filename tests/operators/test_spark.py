@@ -52,7 +52,7 @@ def test_events_are_logged(dag, guest, capfd):
 
 
 def test_a_refused_job_fails_without_another_try_and_shows_what_would_approve_it(dag, quoting):
-    refusal = PolicyDeniedError("code query.sql has digest 1, the approval has 2", code="code_not_approved")
+    refusal = PolicyDeniedError("code query.sql has digest 1, the approval has 2", code="code_changed")
     quoting.guest = lambda request: iter([GuestProblem.of(refusal)])
     with pytest.raises(AirflowFailException, match=r"ppml approve nightly\.approval\.json"):
         dag.get_task("count").execute(context(dag))

@@ -1,0 +1,202 @@
+"""The nightly pipeline on what `ppml up` starts: real Airflow services, broker, agents, quoting service and Spark.
+
+The tests run in the order in which they stand: first without an approval, then with one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+import yaml
+
+from tests.support.airflow_api import AirflowApi, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
+DAG = "nightly_analytics"
+BEFORE, AFTER = "gate_before_aggregate", "gate_after_aggregate"
+PPML = Path(sys.executable).with_name("ppml")
+
+
+class Installation:
+    """What `ppml up` says of a home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        said = self.ppml("up").stdout
+        self.told = dict(re.findall(r"^(\S+): (.*)$", said, flags=re.MULTILINE))
+        self.airflow = AirflowApi(self.told["ui"], password_file=Path(self.told["password-file"]))
+
+    def ppml(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command on this home."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        environment = inherited | {"PPML_HOME": str(self.home)}
+        answer = subprocess.run((str(PPML), *arguments), env=environment, capture_output=True, text=True, check=False)
+        assert answer.returncode == expect, f"ppml {arguments}: {answer.stdout[-3000:]}\n{answer.stderr[-3000:]}"
+        return answer
+
+
+@pytest.fixture(scope="module")
+def installation():
+    """One installation for all tests of this module; afterwards no process of it is left."""
+    home = Path(tempfile.mkdtemp(prefix="ppml-"))
+    try:
+        found = Installation(home)
+        try:
+            yield found
+        finally:
+            found.ppml("down")
+            assert _processes_of(home) == []
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def approved(installation):
+    """The same, once its owner has approved the pipeline."""
+    compiled = installation.home / "approval.json"
+    dag = installation.home / "dags" / f"{DAG}.py"
+    installation.ppml("compile", str(dag), "--out", str(compiled), "--runs-per-slot", "6", "--backfill", "1")
+    installation.ppml("approve", str(compiled), "--yes")
+    return installation
+
+
+def _processes_of(home: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(home).encode() in command:
+            found.append(process.name)
+    return found
+
+
+def test_without_an_approval_nothing_runs_and_the_log_says_who_can_approve(installation):
+    airflow = installation.airflow
+    run = airflow.trigger(DAG)
+    assert airflow.wait_for_run(DAG, run) == "failed"
+    assert airflow.task_states(DAG, run)["aggregate"] == "upstream_failed"
+    said = airflow.task_log(DAG, run, "encrypt_visits")
+    assert "not_approved" in said
+    assert "ppml compile" in said
+    assert "ppml approve" in said
+
+
+def test_the_nightly_run_delivers_what_duckdb_answers_and_its_passport_verifies(approved):
+    airflow = approved.airflow
+    run = airflow.trigger(DAG, {"minimum_people": 500, "minimum_diseases": 5})
+    assert airflow.wait_for_run(DAG, run) == "success", airflow.task_states(DAG, run)
+    assert set(airflow.task_states(DAG, run).values()) == {"success"}
+    assert "trust: SIMULATED" in airflow.task_log(DAG, run, BEFORE)
+    _assert_same_answer(approved.home, minimum_people=500, minimum_diseases=5)
+    passport = airflow.xcom(DAG, run, "passport")["path"]
+    assert "SIMULATED" in approved.ppml("verify", passport, "--trust", approved.told["trust"]).stdout
+    approved.ppml("verify", passport, expect=1)
+
+
+def test_a_committed_step_cleared_in_the_ui_returns_the_same_reference(approved):
+    airflow = approved.airflow
+    run = next(name for name, state in airflow.runs(DAG).items() if state == "success")
+    before = airflow.xcom(DAG, run, "aggregate")
+    airflow.clear_task(DAG, run, "aggregate")
+    until(lambda: airflow.task_states(DAG, run)["aggregate"] != "success", seconds=30)
+    assert airflow.wait_for_run(DAG, run) == "success"
+    assert airflow.xcom(DAG, run, "aggregate") == before
+
+
+def test_a_gate_set_to_success_by_hand_yields_no_key(approved):
+    """The step waits for its inputs in the DAG, too, so that only the gate is missing when it starts."""
+    airflow = approved.airflow
+    with changed(
+        approved,
+        ".py",
+        "    (\n",
+        "    [EncryptOperator(dataset=table, task_id=table) for table in question['tables']] >> aggregate\n    (\n",
+    ):
+        until(lambda: "visits" in _tasks(airflow), seconds=90)
+        run = airflow.trigger(DAG)
+        until(lambda: BEFORE in airflow.task_states(DAG, run), seconds=60)
+        airflow.set_task_state(DAG, run, BEFORE, "success")
+        assert airflow.wait_for_run(DAG, run) == "failed"
+        assert airflow.task_states(DAG, run)[BEFORE] == "success"
+        assert airflow.task_states(DAG, run)["aggregate"] == "failed"
+        assert "gate_missing" in airflow.task_log(DAG, run, "aggregate")
+
+
+def test_a_gate_deleted_from_the_dag_yields_no_key(approved):
+    airflow = approved.airflow
+    with changed(approved, ".py", "        >> AttestationSensor(before=aggregate)\n", ""):
+        until(lambda: BEFORE not in _tasks(airflow), seconds=90)
+        run = airflow.trigger(DAG)
+        assert airflow.wait_for_run(DAG, run) == "failed"
+        assert "gate_missing" in airflow.task_log(DAG, run, "aggregate")
+
+
+def test_params_out_of_bounds_are_refused_by_the_broker_too(approved):
+    """Airflow's own form refuses them first; a DAG author can loosen the form, not the approval."""
+    airflow = approved.airflow
+    with changed(approved, ".py", "minimum=10", "minimum=1"):
+        until(lambda: _minimum_of_form(airflow) == 1, seconds=90)
+        run = airflow.trigger(DAG, {"minimum_people": 1})
+        assert airflow.wait_for_run(DAG, run) == "failed"
+        assert "param_out_of_bounds" in airflow.task_log(DAG, run, "encrypt_visits")
+
+
+def test_one_changed_token_of_the_query_is_refused_and_shows_what_would_approve_it(approved):
+    airflow = approved.airflow
+    with changed(approved, ".yaml", "avg(visits.mdvis)", "max(visits.mdvis)"):
+        run = airflow.trigger(DAG)
+        assert airflow.wait_for_run(DAG, run) == "failed"
+        said = airflow.task_log(DAG, run, BEFORE)
+        assert "code_changed" in said
+        assert "ppml approve" in said
+
+
+@contextmanager
+def changed(installation: Installation, suffix: str, old: str, new: str) -> Iterator[None]:
+    """A file of the DAG with one text replaced by another."""
+    file = (installation.home / "dags" / DAG).with_suffix(suffix)
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    try:
+        yield
+    finally:
+        file.write_text(text)
+
+
+def _tasks(airflow: AirflowApi) -> set[str]:
+    return {task["task_id"] for task in airflow.http.get(f"/api/v2/dags/{DAG}/tasks").json()["tasks"]}
+
+
+def _minimum_of_form(airflow: AirflowApi) -> int:
+    params = airflow.http.get(f"/api/v2/dags/{DAG}/details").json()["params"]
+    return int(params["minimum_people"]["schema"]["minimum"])
+
+
+def _assert_same_answer(home: Path, **params: int) -> None:
+    question = yaml.safe_load((home / "dags" / f"{DAG}.yaml").read_text())
+    (report,) = (home / "agents" / "recipient" / "opened").glob("report*")
+    database = duckdb.connect()
+    for name in question["tables"]:
+        source = home / "agents" / "owner" / "sources" / f"{name}.csv"
+        database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_csv('{source}')")  # noqa: S608
+    expected = database.execute(re.sub(r":(minimum_\w+)", r"$\1", question["sql"]), params).df()
+    opened = database.execute(f"SELECT * FROM '{report}'").df()  # noqa: S608
+    assert len(expected) > 0
+    assert list(opened.columns) == list(expected.columns)
+    assert opened["plan"].tolist() == expected["plan"].tolist()
+    for column in expected.columns[1:]:
+        np.testing.assert_allclose(opened[column].astype(float), expected[column].astype(float), atol=0.0051)
