@@ -46,8 +46,10 @@ def test_an_error_is_one_line_and_its_exit_code(
 
 
 def test_help_loads_no_command() -> None:
-    program = "import sys; from ppml_airflow.cli.main import cli; cli([], standalone_mode=False); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    program = (
+        "import atexit, sys; atexit.register(lambda: print(*sys.modules)); from ppml_airflow.cli.main import cli; cli()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True)
     loaded = done.stdout
     assert "ppml_airflow.cli.main" in loaded
     assert "ppml_airflow.cli.demo" not in loaded

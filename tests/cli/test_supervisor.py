@@ -103,9 +103,7 @@ def test_services_end_when_their_supervisor_is_killed(
     eventually(lambda: is_gone(one))
 
 
-def test_a_service_that_ends_is_started_again(
-    tmp_path: Path, started: Callable[..., subprocess.Popen[bytes]]
-) -> None:
+def test_a_service_that_ends_is_started_again(tmp_path: Path, started: Callable[..., subprocess.Popen[bytes]]) -> None:
     started(service("one", SLEEP))
     first = pid(tmp_path, "one")
     os.kill(first, signal.SIGKILL)
