@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseSensorOperator
 
-from ppml_airflow.errors import BY_KIND, ConfigurationError, PpmlError, UnavailableError
+from ppml_airflow.errors import BY_KIND, ConfigurationError, PolicyDeniedError, PpmlError, UnavailableError
 from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.operators.launches import ComputeOperator, describe_event, launch_request, require_not_refused
@@ -92,8 +92,11 @@ class AttestationSensor(BaseSensorOperator):
                 run = open_run(broker, context=context, pipeline=self.pipeline, patience_s=hook.patience_s)
                 if self.gate == "before" and not is_attested:
                     return self._before(broker, hook=hook, run_id=run.run_id)
-                until: Until = "granted" if self.gate == "before" else "committed"
-                return self._settle(broker.status(run.run_id, self.step), until=until)
+                status = broker.status(run.run_id, self.step)
+                if self.gate == "before":
+                    return self._settle(status, until="granted")
+                self._require_receipt_to_come(status, context=context)
+                return self._settle(status, until="committed")
 
     def _before(self, broker: BrokerClient, *, hook: PpmlHook, run_id: str) -> dict[str, str]:
         status = broker.status(run_id, self.step)
@@ -111,6 +114,18 @@ class AttestationSensor(BaseSensorOperator):
 
     def _show(self, event: GuestEvent) -> None:
         self.log.info("step %s: %s", self.step, describe_event(event))
+
+    def _require_receipt_to_come(self, status: StepStatus, *, context: Context) -> None:
+        """Do not wait for a step that Airflow calls done and that runs nowhere: its state was set by hand."""
+        run_id = context["dag_run"].run_id
+        states = context["ti"].get_task_states(dag_id=self.dag_id, task_ids=[self.step], run_ids=[run_id])
+        is_done = states.get(run_id, {}).get(self.step) == "success"
+        if is_done and status.state in ("waiting", "granted"):
+            raise PolicyDeniedError(
+                f"step {self.step} is done in Airflow, but the broker holds no receipt of it",
+                code="not_committed",
+                hint=f"a task state is no receipt: trigger a new run, and let {self.step} run",
+            )
 
     def _settle(self, status: StepStatus, *, until: Until) -> dict[str, str]:
         if not is_settled(status, until=until):

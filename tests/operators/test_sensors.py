@@ -124,6 +124,18 @@ def test_after_a_step_that_did_not_commit_fails(dag, broker, state):
         dag.get_task(AFTER).execute(context(dag))
 
 
+@pytest.mark.parametrize("state", ["waiting", "granted"])
+def test_a_step_set_to_success_by_hand_is_not_waited_for(dag, broker, state):
+    broker.put("count", state=state)
+    with pytest.raises(AirflowFailException, match="the broker holds no receipt"):
+        dag.get_task(AFTER).execute(context(dag, states={"count": "success"}))
+
+
+def test_a_step_that_airflow_has_not_finished_is_waited_for(dag, broker):
+    with pytest.raises(TaskDeferred):
+        dag.get_task(AFTER).execute(context(dag, states={"count": "running"}))
+
+
 def test_an_event_that_says_settled_opens_nothing_by_itself(dag, broker):
     broker.put("count", state="running", waiting_for="receipt")
     with pytest.raises(TaskDeferred):
