@@ -195,7 +195,7 @@ def _install(env: Path, *arguments: str) -> None:
 def _run(command: list[str], *, what: str) -> str:
     # An installer that inherits PYTHONPATH finds packages there and leaves them out of the environment.
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    environment = kept | {"PYTHONDONTWRITEBYTECODE": "1"}
+    environment = _SYSTEM_CERTIFICATES | kept | {"PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     except OSError as error:
