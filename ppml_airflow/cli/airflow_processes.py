@@ -112,7 +112,7 @@ def test_dag(home: Home, *, dag_id: str, moment: datetime, conf: str | None, bro
         try:
             for line in process.stdout:
                 log.write(line)
-                for text in _stages(line):
+                for text in stages(line):
                     say(text)
             return process.wait() == 0
         finally:
@@ -183,7 +183,7 @@ def _run(home: Home, *arguments: str, database: str) -> None:
         raise ConfigurationError(f"airflow {' '.join(arguments[:2])} failed: {said}")
 
 
-def _stages(line: bytes) -> Iterator[str]:
+def stages(line: bytes) -> Iterator[str]:
     """What a line of Airflow's log is worth telling: which task starts, what tasks say, why one failed."""
     try:
         entry: Mapping[str, Any] = json.loads(line)
