@@ -26,8 +26,8 @@ down: ## stop what `make up` started
 test: setup check unit e2e ## everything: format, lint, types, import layers, unit, conformance, end to end
 
 check: setup ## format check, lint, types, import layers
-	@$(BIN)/ruff format --check ppml_airflow operators plugins $(wildcard tests dags images benchmarks)
-	@$(BIN)/ruff check ppml_airflow operators plugins $(wildcard tests dags images benchmarks)
+	@$(BIN)/ruff format --check ppml_airflow operators plugins $(wildcard tests dags images benchmarks jvm)
+	@$(BIN)/ruff check ppml_airflow operators plugins $(wildcard tests dags images benchmarks jvm)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
