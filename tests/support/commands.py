@@ -1,0 +1,44 @@
+"""`ppml` on a home of its own, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+PPML = Path(sys.executable).with_name("ppml")
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The command line on one home."""
+
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As a new user has it, nothing of this test process; only what was downloaded already is shared."""
+        cache = os.environ.get("UV_CACHE_DIR") or str(Path.home() / ".cache" / "uv")
+        return {"PATH": os.defpath, "HOME": str(self.home), "PPML_HOME": str(self.home), "UV_CACHE_DIR": cache}
+
+    def __call__(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            (str(PPML), *arguments), env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == expect, f"ppml {arguments}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+
+def processes_of(home: Path) -> list[str]:
+    """Processes that were started for this home."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(home).encode() in told:
+            found.append(process.name)
+    return found
