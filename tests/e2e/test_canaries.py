@@ -2,7 +2,7 @@
 
 Searched raw, as hex, as base64 at each alignment and as UTF-16: every file of the installation (Airflow's database,
 logs, rendered templates, XCom and trigger rows among them), arguments and environments of its processes while it runs,
-and what was printed. Left out are the owner's sources, the recipient's opened reports, and the owner's and broker's keys.
+and what was printed. Left out are the owner's sources, the recipient's reports, and the owner's and broker's keys.
 """
 
 from __future__ import annotations
