@@ -9,8 +9,6 @@ claim them.
 Left out, because a guest never reads them: `__pycache__` folders of the standard library (guests run with
 `-X pycache_prefix`, so files that others leave there neither run nor count) and its `site-packages` (an environment
 does not see them).
-
-Source: design.md section 6, "Measurement in the process runtime".
 """
 
 from __future__ import annotations

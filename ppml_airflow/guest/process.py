@@ -1,6 +1,6 @@
 """The guest's own process: dies with the service that measured it, hides its memory, inherits nothing.
 
-Source: prctl(2); design.md section 6, "Measurement in the process runtime".
+Source: prctl(2).
 """
 
 from __future__ import annotations

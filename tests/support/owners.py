@@ -31,7 +31,9 @@ class Owners:
             "recipient", subject="analyst", key=self.recipient.public, datasets=datasets
         )
         self.dataset_certificates: Mapping[str, Certificate] = {
-            name: self.certify("dataset", subject=name, key=key.public, datasets=(name,), kek_id=f"kek-{name}-{secrets.token_hex(4)}")
+            name: self.certify(
+                "dataset", subject=name, key=key.public, datasets=(name,), kek_id=f"kek-{name}-{secrets.token_hex(4)}"
+            )
             for name, key in self.dataset_keys.items()
         }
 
