@@ -6,7 +6,7 @@ NAME ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check format unit e2e docs bench constraints
+.PHONY: help setup demo up down test check image format unit e2e docs bench constraints
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,13 +23,17 @@ up: setup ## start Airflow's UI, broker and agents, and say where they are
 down: ## stop what `make up` started
 	@if [ -x $(PPML) ]; then $(PPML) down; fi
 
-test: setup check unit e2e ## everything: format, lint, types, import layers, unit, conformance, end to end
+test: setup check image unit e2e ## everything: format, lint, types, import layers, unit, conformance, end to end
 
 check: setup ## format check, lint, types, import layers
 	@$(BIN)/ruff format --check ppml_airflow operators plugins $(wildcard tests dags images benchmarks jvm)
 	@$(BIN)/ruff check ppml_airflow operators plugins $(wildcard tests dags images benchmarks jvm)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+image: setup ## set up the Spark image, so that the tests that need it run
+	@$(PPML) domain create >/dev/null
+	@$(PPML) image set-up spark
 
 unit: setup ## unit and conformance tests only
 	@$(BIN)/pytest -q -m "not e2e" $(ARGS)
@@ -49,3 +53,5 @@ bench: setup ## run benchmarks/$(NAME).py
 constraints: setup ## lock the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --custom-compile-command "make constraints" -q -o constraints.txt
+	@$(BIN)/uv pip compile images/spark/requirements.in --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-emit-index-url --custom-compile-command "make constraints" -q -o images/spark/requirements.txt
