@@ -16,11 +16,12 @@ from airflow.sdk import BaseHook
 
 from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError
 from ppml_airflow.protocol.client import BrokerClient, JsonClient
+from ppml_airflow.units import spell_trust
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from ppml_airflow.enclaves.runtimes import EnclaveRuntime
+    from ppml_airflow.enclaves.runtimes.runtime import EnclaveRuntime
 
 DEFAULT_PATIENCE_S = 300.0
 _NO_RUN = "0" * 32
@@ -98,7 +99,7 @@ class PpmlHook(BaseHook):
             with self.broker(timeout_s=5.0) as broker:
                 health = broker.health()
                 self._check_token(broker)
-            found = [f"broker answers, trust: {_spell(health.get('trust'))}, token accepted"]
+            found = [f"broker answers, trust: {spell_trust(health.get('trust', 'unknown'))}, token accepted"]
             found += [self._check_service(name) for name in ("owner_agent", "recipient_agent", "quoting", "storage")]
         except PpmlError as error:
             return False, str(error)
@@ -128,7 +129,3 @@ class PpmlHook(BaseHook):
         raise ConfigurationError(
             f"connection {self.ppml_conn_id} has no {what}", hint="Admin > Connections, or AIRFLOW_CONN_PPML_DEFAULT"
         )
-
-
-def _spell(trust: object) -> str:
-    return "SIMULATED" if trust == "simulated" else str(trust)

@@ -16,6 +16,7 @@ from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.operators.runs import open_run, patiently
 from ppml_airflow.protocol.messages import RunView
+from ppml_airflow.units import spell_trust
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -60,8 +61,7 @@ class PassportOperator(BaseOperator):
                 closed = broker.run(run.run_id)
             path = store_passport(passport, folder=hook.passports, run_id=run.run_id)
         digest = canonical.digest_bytes(passport)
-        trust = "SIMULATED" if closed.trust == "simulated" else closed.trust
-        self.log.info("passport %s stored at %s, trust: %s", digest, path, trust)
+        self.log.info("passport %s stored at %s, trust: %s", digest, path, spell_trust(closed.trust))
         unfinished = self._failed_tasks(context) + _uncommitted_steps(closed)
         if unfinished:
             raise AirflowFailException(f"run {run.run_id} is not complete: {', '.join(unfinished)}; see {path}")

@@ -16,6 +16,7 @@ from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.operators.launches import ComputeOperator, describe_event, launch_request, require_not_refused
 from ppml_airflow.operators.runs import open_run
 from ppml_airflow.operators.triggers import StepTrigger, Until, is_settled
+from ppml_airflow.units import spell_trust
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -146,6 +147,7 @@ class AttestationSensor(BaseSensorOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=self.timeout))
 
     def _pass(self, status: StepStatus) -> dict[str, str]:
-        trust = "SIMULATED" if status.trust == "simulated" else status.trust
-        self.log.info("gate %s %s is open: %s, trust: %s", self.gate, self.step, status.state, trust)
+        self.log.info(
+            "gate %s %s is open: %s, trust: %s", self.gate, self.step, status.state, spell_trust(status.trust)
+        )
         return {"run_id": status.run_id, "step": self.step, "state": status.state}

@@ -20,12 +20,13 @@ from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.operators.launches import describe_event, launch_request, require_not_refused
 from ppml_airflow.operators.runs import open_run
+from ppml_airflow.units import spell_trust
 from ppml_airflow.workloads.spark.settings import CHOSEN_BY_STEP, MINIMUM_MEMORY_MIB
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from ppml_airflow.enclaves.runtimes import EnclaveRuntime
+    from ppml_airflow.enclaves.runtimes.runtime import EnclaveRuntime
     from ppml_airflow.protocol.client import BrokerClient
     from ppml_airflow.protocol.launches import GuestEvent
     from ppml_airflow.protocol.messages import StepStatus
@@ -202,8 +203,9 @@ class TrustedSparkSubmitOperator(BaseOperator):
         require_not_refused(status)
         if status.state != "committed":
             raise PpmlError(f"step {status.step} ended, but the broker holds no receipt", code="not_committed")
-        trust = "SIMULATED" if status.trust == "simulated" else status.trust
-        self.log.info("step %s is committed, attempt %d, trust: %s", status.step, status.attempt, trust)
+        self.log.info(
+            "step %s is committed, attempt %d, trust: %s", status.step, status.attempt, spell_trust(status.trust)
+        )
         return {
             "run_id": status.run_id,
             "step": status.step,

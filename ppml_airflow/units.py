@@ -1,4 +1,4 @@
-"""The scalar types that documents are made of: digests, names, instants, sizes.
+"""The scalar types that documents are made of: digests, names, instants, trust, sizes.
 
 Datetimes are aware and in UTC; naive ones are refused. On the wire an instant is a string of whole seconds,
 `2026-11-23T01:02:03Z` (RFC 3339), so that its canonical form is unique.
@@ -9,7 +9,7 @@ Patterns end in `$(?!\\n)`: a bare `$` also matches before a line feed at the en
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -31,6 +31,9 @@ RelativePath = Annotated[
     str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_.=-]+(/[A-Za-z0-9_.=-]+)*$(?!\n)", max_length=400)
 ]
 """A relative path without `.` or `..` parts, forward slashes."""
+
+Trust = Literal["hardware", "simulated"]
+"""What a domain, and evidence, rests on. One never passes for the other."""
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -57,3 +60,8 @@ def parse_instant(text: str) -> datetime:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError as error:
         raise MalformedInputError(f"instant {text[:40]!r} is not of the form YYYY-MM-DDTHH:MM:SSZ") from error
+
+
+def spell_trust(trust: Trust) -> str:
+    """How trust is written wherever a person reads a verdict: nobody overlooks SIMULATED."""
+    return "SIMULATED" if trust == "simulated" else trust

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ppml_airflow import canonical
 from ppml_airflow.errors import MalformedInputError
-from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath, format_instant, parse_instant
+from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath, format_instant, parse_instant, spell_trust
 
 ZERO = "0" * 64
 
@@ -114,3 +114,7 @@ def test_no_relative_path_leaves_its_folder(text: str) -> None:
     parts = text.split("/")
     assert all(part not in ("", ".", "..") for part in parts)
     assert not set(text) & set("\\\n\0 ")
+
+
+def test_a_simulation_is_spelt_so_that_nobody_overlooks_it() -> None:
+    assert (spell_trust("simulated"), spell_trust("hardware")) == ("SIMULATED", "hardware")

@@ -12,11 +12,10 @@ from typing import Literal, NoReturn
 
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import REPORT_DATA_BYTES
-from ppml_airflow.attestation.roots import Trust
 from ppml_airflow.attestation.verification import VerifiedEvidence
 from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
-from ppml_airflow.units import Name, format_instant
+from ppml_airflow.units import Name, Trust, format_instant
 
 Clause = Literal[
     "trust",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -24,8 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Meta
 
 from ppml_airflow.errors import ConfigurationError
-
-Trust = Literal["hardware", "simulated"]
+from ppml_airflow.units import Trust
 
 RootKeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{96}$(?!\n)")]
 """SHA-384 of the root key's uncompressed point, 96 lower-case hex digits."""

@@ -22,9 +22,9 @@ import dcap_qvl
 from ppml_airflow.attestation.claims import Flag, parse_claims
 from ppml_airflow.attestation.evidence import MAX_QUOTE_BYTES, Evidence, Tee
 from ppml_airflow.attestation.refusals import CHAIN, explain, refusal
-from ppml_airflow.attestation.roots import RootKeyId, Trust, TrustRoot, trust_of
+from ppml_airflow.attestation.roots import RootKeyId, TrustRoot, trust_of
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, PpmlError, VerificationError
-from ppml_airflow.units import MIB
+from ppml_airflow.units import MIB, Trust
 
 MAX_COLLATERAL_BYTES = MIB
 

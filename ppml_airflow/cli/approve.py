@@ -19,7 +19,7 @@ from ppml_airflow.cli.stack import Stack
 from ppml_airflow.cli.words import describe_approval, describe_difference
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
-from ppml_airflow.units import KIB
+from ppml_airflow.units import KIB, spell_trust
 
 _LONGEST_CODE = 64 * KIB
 
@@ -47,7 +47,9 @@ def approve(file: Path, *, keys: tuple[Path, ...], yes: bool) -> None:
     in_force = owner.approval_in_force(approval.pipeline)
     _show(approval, in_force=in_force[1] if in_force else None, code=code_folder(file))
     if not yes:
-        click.confirm(f"Sign as owner of domain {owner.domain.name} (trust: {spell(owner)})?", abort=True)
+        click.confirm(
+            f"Sign as owner of domain {owner.domain.name} (trust: {spell_trust(owner.domain.trust)})?", abort=True
+        )
     if owner.domain.trust == "simulated":
         for line in ensure_certified(home, owner=owner, approval=approval, now=datetime.now(UTC)):
             click.echo(line)
@@ -60,11 +62,6 @@ def approve(file: Path, *, keys: tuple[Path, ...], yes: bool) -> None:
         click.echo("in force at the broker")
     else:
         click.echo("the broker is told when it next starts")
-
-
-def spell(owner: Owner) -> str:
-    """How a domain's trust is written wherever people read it."""
-    return "SIMULATED" if owner.domain.trust == "simulated" else owner.domain.trust
 
 
 def _show(approval: Approval, *, in_force: Approval | None, code: Path) -> None:

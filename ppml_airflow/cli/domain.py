@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import click
 
-from ppml_airflow.cli.approve import spell
 from ppml_airflow.cli.home import Home
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_simulated_domain
+from ppml_airflow.units import spell_trust
 
 
 @click.group()
@@ -40,5 +40,5 @@ def show() -> None:
 
 def _print(owner: Owner) -> None:
     click.echo(f"domain: {owner.domain.name} ({owner.domain.domain_id})")
-    click.echo(f"trust: {spell(owner)}")
+    click.echo(f"trust: {spell_trust(owner.domain.trust)}")
     click.echo(f"owners: {len(owner.domain.roots)}, threshold {owner.domain.threshold}")

@@ -13,14 +13,12 @@ import click
 import msgspec
 
 from ppml_airflow import canonical
-from ppml_airflow.domain.documents import Trust
 from ppml_airflow.errors import ConfigurationError, PpmlError, VerificationError
 from ppml_airflow.provenance.passport import MAX_PASSPORT_BYTES
 from ppml_airflow.provenance.report import PassportReport, StepReport
 from ppml_airflow.provenance.trust_bundle import MAX_BUNDLE_BYTES, parse_trust_bundle
 from ppml_airflow.provenance.verification import verify_passport
-
-_SPOKEN: dict[Trust, str] = {"hardware": "hardware", "simulated": "SIMULATED"}
+from ppml_airflow.units import Trust, spell_trust
 
 
 @click.command()
@@ -60,7 +58,7 @@ def format_report(report: PassportReport) -> list[str]:
     """The report for people, line by line."""
     lines = [
         "verdict: verified",
-        f"trust: {_SPOKEN[report.trust]}",
+        f"trust: {spell_trust(report.trust)}",
         f"domain: {report.domain} ({report.domain_id})",
         f"run: {report.run_id} of {report.pipeline}, slot {report.slot}, {report.outcome.upper()}",
         f"time: {report.opened} to {report.closed}",
@@ -114,7 +112,7 @@ def _print_refusal(error: PpmlError, *, trust: Trust | None, as_json: bool) -> N
         _print_json({"verdict": "refused", "trust": trust, **refusal})
     else:
         click.echo("verdict: REFUSED")
-        click.echo(f"trust: {_SPOKEN[trust] if trust else 'none'}")
+        click.echo(f"trust: {spell_trust(trust) if trust else 'none'}")
 
 
 def _print_json(value: object) -> None:

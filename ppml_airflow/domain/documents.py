@@ -14,9 +14,8 @@ from msgspec import Meta
 
 from ppml_airflow.canonical import Document, digest
 from ppml_airflow.signing import PublicKey, SignedDocument
-from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath
+from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath, Trust
 
-Trust = Literal["hardware", "simulated"]
 ParamValue = int | str | bool
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]

@@ -1,1 +1,0 @@
-"""The small program inside the enclave: verify, attest, lease, run, seal, sign."""

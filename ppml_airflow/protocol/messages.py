@@ -12,7 +12,7 @@ from typing import Literal
 from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import Binding, ParamValue
 from ppml_airflow.signing import Envelope, PublicKey
-from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath
+from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath, Trust
 
 KBS_VERSION = "0.4.0"
 
@@ -77,7 +77,7 @@ class StepStatus(Document, frozen=True, kw_only=True):
     granted: bool
     """A grant that is current: not expired, policy and approval in force."""
     outputs: tuple[Published, ...]
-    trust: Literal["hardware", "simulated"]
+    trust: Trust
 
 
 class Attest(Document, frozen=True, kw_only=True):
@@ -137,7 +137,7 @@ class RunView(Document, frozen=True, kw_only=True):
     pipeline: Name
     slot: Instant
     state: Literal["open", "closed", "cancelled", "lapsed"]
-    trust: Literal["hardware", "simulated"]
+    trust: Trust
     steps: tuple[StepStatus, ...]
 
 
@@ -152,7 +152,7 @@ class DomainView(Document, frozen=True, kw_only=True):
 
     domain_id: Digest
     name: Name
-    trust: Literal["hardware", "simulated"]
+    trust: Trust
     roots: tuple[PublicKey, ...]
     threshold: int
     certificates: tuple[Envelope, ...]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ppml_airflow.canonical import Document
-from ppml_airflow.domain.documents import DatasetVersion, Denial, ParamValue, Release, RunClosed, Trust
+from ppml_airflow.domain.documents import DatasetVersion, Denial, ParamValue, Release, RunClosed
 from ppml_airflow.provenance.attempts import JudgedAttempt, RunDocuments
 from ppml_airflow.provenance.completeness import StepOutcome
 from ppml_airflow.provenance.log import Checkpoint
 from ppml_airflow.provenance.trust_bundle import TrustBundle
-from ppml_airflow.units import Digest, HexId, Instant, Name
+from ppml_airflow.units import Digest, HexId, Instant, Name, Trust
 
 
 class AttemptReport(Document, frozen=True, kw_only=True):

@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from ppml_airflow.domain.documents import Certificate, Domain, Role, Run, Trust
+from ppml_airflow.domain.documents import Certificate, Domain, Role, Run
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import Envelope, PublicKey, SigningKey
-from ppml_airflow.units import format_instant
+from ppml_airflow.units import Trust, format_instant
 
 
 class Owners:
