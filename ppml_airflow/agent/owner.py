@@ -30,7 +30,6 @@ from ppml_airflow.sealing.datasets import seal_table, verify_manifest
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.sealing.sources import TableSource, open_source
 from ppml_airflow.sealing.versions import NewVersion, Producer, SealedVersion, load_envelope, unfinished_prefix
-from ppml_airflow.sealing.wrapping import DatasetKey
 from ppml_airflow.signing import Envelope
 from ppml_airflow.units import Digest
 
@@ -109,7 +108,7 @@ class Owner:
                     prev=prev,
                     run_id=verified.run.run_id,
                 ),
-                dataset_key=DatasetKey(serial=certificate.serial, kek_id=certificate.kek_id, key=certificate.key),
+                dataset_key=certificate,
                 producer=Producer(serial=own[0].serial, key=signing_key),
             )
         except BaseException:

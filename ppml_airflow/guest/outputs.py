@@ -10,7 +10,6 @@ from ppml_airflow.guest.bundle import VerifiedBundle
 from ppml_airflow.sealing.logs import LogOrigin, seal_log
 from ppml_airflow.sealing.outputs import OutputSeal
 from ppml_airflow.sealing.versions import Enclave, NewVersion
-from ppml_airflow.sealing.wrapping import DatasetKey, Recipient
 from ppml_airflow.signing import SigningKey
 from ppml_airflow.units import Digest, Name
 
@@ -22,7 +21,6 @@ def output_seals(
     certificates = bundle.certificates.by_serial
     seals = {}
     for output in lease.outputs:
-        dataset = certificates[output.dataset_certificate]
         seals[output.dataset] = OutputSeal(
             storage=storage,
             new=NewVersion(
@@ -32,10 +30,8 @@ def output_seals(
                 prev=output.prev,
                 run_id=lease.run_id,
             ),
-            dataset_key=DatasetKey(serial=dataset.serial, kek_id=dataset.kek_id, key=dataset.key),
-            recipients=tuple(
-                Recipient(serial=serial, key=certificates[serial].key) for serial in output.recipient_certificates
-            ),
+            dataset_key=certificates[output.dataset_certificate],
+            recipients=tuple(certificates[serial] for serial in output.recipient_certificates),
             release_key=keys.release_keys[output.dataset],
             enclave=Enclave(lease_id=lease.lease_id, key=signing_key),
         )
@@ -54,7 +50,7 @@ def seal_job_log(log: Path, *, lease: Lease, bundle: VerifiedBundle, storage: Pa
         attempt=lease.attempt,
         lease_id=lease.lease_id,
     )
-    readers = [Recipient(serial=serial, key=certificates[serial].key) for serial in lease.log_certificates]
+    readers = [certificates[serial] for serial in lease.log_certificates]
     try:
         return seal_log(log, storage=storage, origin=origin, recipients=readers)
     except OSError:

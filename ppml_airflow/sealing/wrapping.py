@@ -13,9 +13,8 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Protocol, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
@@ -40,21 +39,21 @@ _X25519_BYTES = 32
 _NONCE_BYTES = 12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetKey:
-    """A dataset's certified X-Wing key: what its certificate says of it."""
+class Recipient(Protocol):
+    """A certified X-Wing key: what is read here of its holder's certificate (`domain.documents.Certificate`)."""
 
-    serial: HexId
-    kek_id: str
-    key: PublicKey
+    @property
+    def serial(self) -> HexId: ...
+
+    @property
+    def key(self) -> PublicKey: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipient:
-    """A recipient's certified X-Wing key: what his certificate says of it."""
+class DatasetKey(Recipient, Protocol):
+    """A dataset's certified X-Wing key, likewise."""
 
-    serial: HexId
-    key: PublicKey
+    @property
+    def kek_id(self) -> str: ...
 
 
 class _StoredKey(Document, frozen=True, kw_only=True):

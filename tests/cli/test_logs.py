@@ -14,7 +14,7 @@ from ppml_airflow.cli.simulated import ensure_certified
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, VerificationError
 from ppml_airflow.sealing.logs import LogOrigin, seal_log
-from ppml_airflow.sealing.wrapping import Recipient, SealingKey
+from ppml_airflow.sealing.wrapping import SealingKey
 from tests.cli.conftest import NOW
 
 RUN = "ab" * 16
@@ -30,8 +30,7 @@ def sealed(home: Home, owner: Owner, approval: Approval, tmp_path: Path) -> Home
         origin = LogOrigin(
             domain_id=owner.domain.domain_id, run_id=RUN, step="aggregate", attempt=attempt, lease_id="cd" * 16
         )
-        reader = Recipient(serial=certificate.serial, key=certificate.key)
-        seal_log(tmp_path / "log", storage=home.storage, origin=origin, recipients=[reader])
+        seal_log(tmp_path / "log", storage=home.storage, origin=origin, recipients=[certificate])
     return home
 
 

@@ -34,13 +34,14 @@ from ppml_airflow.sealing.versions import (
     dataset_folder,
     load_envelope,
 )
-from ppml_airflow.sealing.wrapping import DatasetKey, SealingKey
+from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import Envelope, SigningKey, sign_payload
+from tests.support.sealing_keys import HeldKey
 
 DOMAIN = "sha256:" + "d" * 64
 RUN = "7" * 32
 KEY = SealingKey.generate()
-DATASET_KEY = DatasetKey(serial="1" * 32, kek_id="kek-claims", key=KEY.public)
+DATASET_KEY = HeldKey(serial="1" * 32, kek_id="kek-claims", key=KEY.public)
 PRODUCER = Producer(serial="2" * 32, key=SigningKey.generate())
 TABLE = pa.table({"id": list(range(1000)), "name": [f"person {i}" for i in range(1000)]})
 

@@ -9,8 +9,9 @@ import pytest
 from ppml_airflow.errors import PolicyDeniedError, VerificationError
 from ppml_airflow.sealing import logs
 from ppml_airflow.sealing.logs import LogOrigin, log_folder, open_log, seal_log
-from ppml_airflow.sealing.wrapping import Recipient, SealingKey
+from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.units import MIB
+from tests.support.sealing_keys import HeldKey
 
 KEY = SealingKey.generate()
 SERIAL = "ab" * 16
@@ -20,7 +21,7 @@ ORIGIN = LogOrigin(domain_id="sha256:" + "0" * 64, run_id="01" * 16, step="aggre
 def seal(folder: Path, text: bytes = b"the row of Smith\n", origin: LogOrigin = ORIGIN) -> str:
     log = folder / "job.log"
     log.write_bytes(text)
-    return seal_log(log, storage=folder, origin=origin, recipients=(Recipient(serial=SERIAL, key=KEY.public),))
+    return seal_log(log, storage=folder, origin=origin, recipients=(HeldKey(serial=SERIAL, key=KEY.public),))
 
 
 def folder_of(storage: Path) -> Path:
@@ -36,7 +37,7 @@ def test_a_log_opens_for_its_reader(tmp_path: Path) -> None:
 
 def test_an_attempt_that_wrote_no_log_has_an_empty_one(tmp_path: Path) -> None:
     digest = seal_log(
-        tmp_path / "absent", storage=tmp_path, origin=ORIGIN, recipients=(Recipient(serial=SERIAL, key=KEY.public),)
+        tmp_path / "absent", storage=tmp_path, origin=ORIGIN, recipients=(HeldKey(serial=SERIAL, key=KEY.public),)
     )
     assert open_log(folder_of(tmp_path), key=KEY, serial=SERIAL, expected=digest) == b""
 

@@ -13,8 +13,9 @@ from ppml_airflow.sealing.datasets import open_data_key, open_files, open_releas
 from ppml_airflow.sealing.outputs import OutputSeal, seal_files_output, seal_table_output
 from ppml_airflow.sealing.tables import write_sealed_parquet
 from ppml_airflow.sealing.versions import Enclave, NewVersion, SealedVersion, part_path
-from ppml_airflow.sealing.wrapping import DatasetKey, Recipient, SealingKey, new_key
+from ppml_airflow.sealing.wrapping import SealingKey, new_key
 from ppml_airflow.signing import SigningKey
+from tests.support.sealing_keys import HeldKey
 
 DOMAIN = "sha256:" + "d" * 64
 LEASE = "4" * 32
@@ -27,8 +28,8 @@ def output_seal(storage: Path, *, dataset: str = "report") -> OutputSeal:
     return OutputSeal(
         storage=storage,
         new=NewVersion(domain_id=DOMAIN, dataset=dataset, version=3, prev="sha256:" + "a" * 64, run_id="7" * 32),
-        dataset_key=DatasetKey(serial="1" * 32, kek_id="kek-report", key=DATASET_PRIVATE.public),
-        recipients=(Recipient(serial=ANALYST, key=ANALYST_PRIVATE.public),),
+        dataset_key=HeldKey(serial="1" * 32, kek_id="kek-report", key=DATASET_PRIVATE.public),
+        recipients=(HeldKey(serial=ANALYST, key=ANALYST_PRIVATE.public),),
         release_key=new_key(),
         enclave=Enclave(lease_id=LEASE, key=K),
     )

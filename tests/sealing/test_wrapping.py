@@ -11,8 +11,6 @@ import pytest
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, VerificationError
 from ppml_airflow.sealing.manifest import Wrap
 from ppml_airflow.sealing.wrapping import (
-    DatasetKey,
-    Recipient,
     SealingKey,
     data_key_info,
     dataset_key_context,
@@ -29,6 +27,7 @@ from ppml_airflow.sealing.wrapping import (
     wrap_for_recipient,
 )
 from ppml_airflow.signing import PublicKey, SigningKey
+from tests.support.sealing_keys import HeldKey
 
 DOMAIN = "sha256:" + "d" * 64
 SERIAL = "1" * 32
@@ -36,7 +35,7 @@ KEY = SealingKey.generate()
 
 
 def dataset_wrap(data_key: bytes, *, dataset: str = "claims", version: int = 1) -> Wrap:
-    dataset_key = DatasetKey(serial=SERIAL, kek_id="kek-claims", key=KEY.public)
+    dataset_key = HeldKey(serial=SERIAL, kek_id="kek-claims", key=KEY.public)
     return wrap_for_dataset(data_key, dataset_key=dataset_key, domain_id=DOMAIN, dataset=dataset, version=version)
 
 
@@ -81,7 +80,7 @@ def test_changed_sealed_bytes_do_not_open(change: object) -> None:
 
 
 def output_wrap(data_key: bytes, release_key: bytes) -> Wrap:
-    recipient = Recipient(serial=SERIAL, key=KEY.public)
+    recipient = HeldKey(serial=SERIAL, key=KEY.public)
     return wrap_for_recipient(
         data_key, recipient=recipient, release_key=release_key, domain_id=DOMAIN, dataset="report", version=3
     )

@@ -142,10 +142,9 @@ class World:
     def manifest(self, dataset: str, *, run_id: str | None = None, **changes: object) -> Manifest:
         head = self.client.head(dataset)
         version = canonical.decode(head.payload, into=Manifest).version + 1 if head else 1
-        certificate = self.owners.dataset_certificates[dataset]
         wrap = wrapping.wrap_for_dataset(
             b"k" * 32,
-            dataset_key=wrapping.DatasetKey(serial=certificate.serial, kek_id=certificate.kek_id, key=certificate.key),
+            dataset_key=self.owners.dataset_certificates[dataset],
             domain_id=self.owners.domain.domain_id,
             dataset=dataset,
             version=version,
@@ -272,10 +271,9 @@ class Guest:
 
     def output(self, index: int, **changes: object) -> Manifest:
         reserved, owners = self.lease.outputs[index], self.world.owners
-        domain_id, certificate = owners.domain.domain_id, owners.dataset_certificates[reserved.dataset]
+        domain_id, dataset_key = owners.domain.domain_id, owners.dataset_certificates[reserved.dataset]
+        recipient = owners.recipient_certificate
         names = {"domain_id": domain_id, "dataset": reserved.dataset, "version": reserved.version}
-        dataset_key = wrapping.DatasetKey(serial=certificate.serial, kek_id=certificate.kek_id, key=certificate.key)
-        recipient = wrapping.Recipient(serial=owners.recipient_certificate.serial, key=owners.recipient_certificate.key)
         release_key = self.keys.release_keys[reserved.dataset]
         manifest = Manifest(
             domain_id=domain_id,

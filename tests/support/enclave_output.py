@@ -17,7 +17,7 @@ from ppml_airflow.sealing.columns import columns_of
 from ppml_airflow.sealing.outputs import OutputSeal, seal_table_output
 from ppml_airflow.sealing.tables import write_sealed_parquet
 from ppml_airflow.sealing.versions import Enclave, NewVersion, SealedVersion, part_path
-from ppml_airflow.sealing.wrapping import DatasetKey, Recipient, hpke_seal, new_key, release_info
+from ppml_airflow.sealing.wrapping import hpke_seal, new_key, release_info
 from ppml_airflow.signing import SigningKey
 from ppml_airflow.units import format_instant
 from tests.support.owners import Owners
@@ -40,8 +40,7 @@ class EnclaveOutput:
     lease_id: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def __post_init__(self) -> None:
-        certificate = self.owners.recipient_certificate
-        self.recipient = Recipient(serial=certificate.serial, key=certificate.key)
+        self.recipient = self.owners.recipient_certificate
 
     @property
     def binding(self) -> Binding:
@@ -84,7 +83,6 @@ class EnclaveOutput:
 
     def seal(self, *tables: pa.Table) -> SealedVersion:
         """Seal each table as a part."""
-        certificate = self.owners.dataset_certificates[self.dataset]
         seal = OutputSeal(
             storage=self.storage,
             new=NewVersion(
@@ -94,7 +92,7 @@ class EnclaveOutput:
                 prev=self.prev,
                 run_id=self.run_id,
             ),
-            dataset_key=DatasetKey(serial=certificate.serial, kek_id=certificate.kek_id, key=certificate.key),
+            dataset_key=self.owners.dataset_certificates[self.dataset],
             recipients=(self.recipient,),
             release_key=self.release_key,
             enclave=Enclave(lease_id=self.lease_id, key=self.key),

@@ -24,7 +24,6 @@ from ppml_airflow.sealing.manifest import Column, Manifest
 from ppml_airflow.sealing.sources import open_source
 from ppml_airflow.sealing.tables import read_sealed_parquet, write_sealed_parquet
 from ppml_airflow.sealing.versions import NewVersion, Producer, dataset_folder
-from ppml_airflow.sealing.wrapping import DatasetKey
 from ppml_airflow.signing import Envelope, SigningKey
 from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
 from tests.support.broker_world import World
@@ -120,7 +119,6 @@ class GuestWorld:
         source = self.folder / f"{dataset}.csv"
         source.write_text("id,name\n" + "".join(f"{row},Smith\n" for row in range(rows)))
         owners, head = self.world.owners, self.world.client.head(dataset)
-        certificate = owners.dataset_certificates[dataset]
         sealed = seal_table(
             open_source(source),
             storage=self.storage,
@@ -131,7 +129,7 @@ class GuestWorld:
                 prev=head.digest if head else None,
                 run_id=run_id,
             ),
-            dataset_key=DatasetKey(serial=certificate.serial, kek_id=certificate.kek_id, key=certificate.key),
+            dataset_key=owners.dataset_certificates[dataset],
             producer=Producer(serial=owners.producer_certificate.serial, key=owners.producer),
         )
         self.world.client.publish(sealed.envelope)
