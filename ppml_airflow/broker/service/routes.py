@@ -1,0 +1,304 @@
+"""The broker's routes: one table. What each one asks for, whether it needs a token, which function answers it.
+
+Airflow's routes need a token. Documents, receipts and releases need none: their signature, or the recipient's private
+key, is the authority. Evidence comes in by Trustee's own routes, which are in `api`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from ppml_airflow.broker.service import closing, leases, owners, receipts, releases, runs
+from ppml_airflow.broker.service.broker import Broker
+from ppml_airflow.broker.service.callers import Caller
+from ppml_airflow.errors import PolicyDeniedError
+from ppml_airflow.protocol.messages import (
+    Attest,
+    Bundle,
+    Commit,
+    DomainView,
+    LeaseAnswer,
+    LeaseStatus,
+    OpenRun,
+    Published,
+    ReleaseAnswer,
+    ReleaseRequest,
+    RunView,
+    StepStatus,
+)
+from ppml_airflow.signing import Envelope
+from ppml_airflow.units import KIB, MIB, Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request: path parameters, decoded body, session cookie, and the caller where the route needs one."""
+
+    path: Mapping[str, str]
+    body: Any
+    session_id: str
+    caller: Caller | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A row of the table. `handle` returns a document, or bytes that are sent as they are."""
+
+    method: str
+    path: str
+    summary: str
+    handle: Callable[[Broker, Call], object]
+    body: type[Any] | None = None
+    answer: object = None
+    needs_token: bool = False
+    max_body_bytes: int = 256 * KIB
+
+
+def _scoped(broker: Broker, call: Call) -> str:
+    """The run of the path, within the caller's scope."""
+    run_id = call.path["run_id"]
+    with broker.decision() as ledger:
+        pipeline = ledger.run_row(run_id).pipeline
+    _require_scope(call, pipeline)
+    return run_id
+
+
+def _require_scope(call: Call, pipeline: str) -> None:
+    if call.caller is None:
+        raise PolicyDeniedError("caller has no valid token", code="token_unknown")
+    call.caller.require_scope(pipeline)
+
+
+def _open_run(broker: Broker, call: Call) -> RunView:
+    _require_scope(call, call.body.pipeline)
+    return runs.open_run(broker, request=call.body)
+
+
+def _find_run(broker: Broker, call: Call) -> RunView | None:
+    pipeline = call.path["pipeline"]
+    _require_scope(call, pipeline)
+    return runs.find_run(
+        broker, pipeline=pipeline, dag_id=call.path["dag_id"], airflow_run_id=call.path["airflow_run_id"]
+    )
+
+
+def _health(broker: Broker, _call: Call) -> dict[str, str]:
+    with broker.decision():
+        pass
+    return {
+        "status": "ok",
+        "domain_id": broker.domain.domain_id,
+        "trust": broker.domain.trust,
+        "version": version("ppml-airflow"),
+    }
+
+
+def _domain(broker: Broker, _call: Call) -> DomainView:
+    with broker.decision() as ledger:
+        certificates = tuple(ledger.envelopes("certificate"))
+    return DomainView(
+        domain_id=broker.domain.domain_id,
+        name=broker.domain.name,
+        trust=broker.domain.trust,
+        roots=broker.domain.roots,
+        threshold=broker.domain.threshold,
+        certificates=certificates,
+    )
+
+
+def _sealed_for_run(broker: Broker, call: Call) -> Envelope | None:
+    return runs.sealed_for_run(broker, run_id=call.path["run_id"], dataset=call.path["dataset"])
+
+
+def _step(handle: Callable[..., object]) -> Callable[[Broker, Call], object]:
+    return lambda broker, call: handle(broker, run_id=_scoped(broker, call), step_name=call.path["step"])
+
+
+def _run(handle: Callable[..., object]) -> Callable[[Broker, Call], object]:
+    return lambda broker, call: handle(broker, run_id=_scoped(broker, call))
+
+
+def _put(handle: Callable[..., Digest]) -> Callable[[Broker, Call], object]:
+    return lambda broker, call: {"digest": handle(broker, envelope=call.body)}
+
+
+PPML = "/ppml/v1"
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET", path=f"{PPML}/health", summary="Whether the broker works", handle=_health, answer=dict[str, str]
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/domain",
+        summary="The domain and its certificates",
+        handle=_domain,
+        answer=DomainView,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/certificates",
+        summary="Store a certificate that the owners signed",
+        handle=_put(owners.put_certificate),
+        body=Envelope,
+        answer=dict[str, Digest],
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/policies",
+        summary="Put a policy version in force",
+        handle=_put(owners.put_policy),
+        body=Envelope,
+        answer=dict[str, Digest],
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/policies/{{name}}",
+        summary="The policy version in force",
+        handle=lambda broker, call: owners.find_policy(broker, name=call.path["name"]),
+        answer=Envelope | None,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/approvals",
+        summary="Put an approval in force",
+        handle=_put(owners.put_approval),
+        body=Envelope,
+        answer=dict[str, Digest],
+        max_body_bytes=4 * MIB,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/approvals/{{pipeline}}",
+        summary="The approval in force",
+        handle=lambda broker, call: owners.find_approval(broker, pipeline=call.path["pipeline"]),
+        answer=Envelope | None,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/manifests",
+        summary="PUBLISH: move a dataset's head",
+        handle=lambda broker, call: owners.publish(broker, envelope=call.body),
+        body=Envelope,
+        answer=Published,
+        max_body_bytes=16 * MIB,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/manifests/{{digest}}",
+        summary="A committed manifest",
+        handle=lambda broker, call: owners.find_manifest(broker, digest=call.path["digest"]),
+        answer=Envelope,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/datasets/{{dataset}}/head",
+        summary="The manifest at a dataset's head",
+        handle=lambda broker, call: owners.find_head(broker, dataset=call.path["dataset"]),
+        answer=Envelope | None,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/runs",
+        summary="OPEN-RUN",
+        handle=_open_run,
+        body=OpenRun,
+        answer=RunView,
+        needs_token=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/pipelines/{{pipeline}}/dags/{{dag_id}}/runs/{{airflow_run_id}}",
+        summary="The run that Airflow calls by these labels",
+        handle=_find_run,
+        answer=RunView | None,
+        needs_token=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}",
+        summary="A run and its steps",
+        handle=lambda broker, call: runs.view_run(broker, run_id=call.path["run_id"]),
+        answer=RunView,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}/sealed/{{dataset}}",
+        summary="The manifest that was published for this run",
+        handle=_sealed_for_run,
+        answer=Envelope | None,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}/steps/{{step}}",
+        summary="The state of a step: no evidence, no key",
+        handle=_step(runs.step_status),
+        answer=StepStatus,
+        needs_token=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}/steps/{{step}}/bundle",
+        summary="What a guest needs to build the job",
+        handle=_step(runs.bundle),
+        answer=Bundle,
+        needs_token=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/runs/{{run_id}}/steps/{{step}}/cancel",
+        summary="CANCEL: fence the open attempt",
+        handle=_step(runs.cancel),
+        answer=StepStatus,
+        needs_token=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/runs/{{run_id}}/close",
+        summary="CLOSE: no lease after it",
+        handle=_run(closing.close_run),
+        answer=Envelope,
+        needs_token=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/runs/{{run_id}}/passport",
+        summary="The passport of a closed run, canonical bytes",
+        handle=_run(closing.passport),
+        needs_token=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/lease",
+        summary="Judge a session's evidence: a grant, a lease or a receipt",
+        handle=lambda broker, call: leases.ask_lease(broker, session_id=call.session_id, request=call.body),
+        body=Attest,
+        answer=LeaseAnswer,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/leases/{{lease_id}}",
+        summary="Whether a guest may go on",
+        handle=lambda broker, call: receipts.check_lease(broker, lease_id=call.path["lease_id"]),
+        answer=LeaseStatus,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/receipts",
+        summary="Commit a receipt and its outputs",
+        handle=lambda broker, call: receipts.commit_receipt(broker, request=call.body),
+        body=Commit,
+        answer=StepStatus,
+        max_body_bytes=16 * MIB,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/releases",
+        summary="RELEASE: the release key of a committed output, to its recipient",
+        handle=lambda broker, call: releases.release(broker, request=call.body),
+        body=ReleaseRequest,
+        answer=ReleaseAnswer,
+    ),
+)
