@@ -194,17 +194,26 @@ def verify_parts(manifest: Manifest, *, folder: Path) -> tuple[Path, ...]:
 # ---------------------------------------------------------------- open
 
 
+def dataset_wrap(manifest: Manifest) -> Wrap:
+    """The data key as it is wrapped to the dataset's own key.
+
+    Raises:
+        VerificationError: there is none.
+    """
+    wrap = next((wrap for wrap in manifest.wraps if wrap.to == "dataset"), None)
+    if wrap is None:
+        raise VerificationError(f"manifest of {manifest.dataset} has no key for its dataset", code="wrong_wrap")
+    return wrap
+
+
 def open_data_key(manifest: Manifest, *, key: SealingKey, kek_id: str) -> bytes:
     """Unwrap the data key of a version with the private half of its dataset's key.
 
     Raises:
         VerificationError: the key was wrapped for another dataset, version or domain, or is absent.
     """
-    wrap = next((wrap for wrap in manifest.wraps if wrap.to == "dataset"), None)
-    if wrap is None:
-        raise VerificationError(f"manifest of {manifest.dataset} has no key for its dataset", code="wrong_wrap")
     return unwrap_for_dataset(
-        wrap,
+        dataset_wrap(manifest),
         key=key,
         domain_id=manifest.domain_id,
         dataset=manifest.dataset,

@@ -1,11 +1,16 @@
-"""Ending attempts: a lease is void, the output versions that it had reserved are free again."""
+"""Attempts and denials as the store keeps them: how they are written down, and how open ones end."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
+from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.service.ledger import Ledger
+from ppml_airflow.domain.documents import Denial, Lease
+from ppml_airflow.errors import PpmlError
+from ppml_airflow.provenance.passport import EvidenceRecord
+from ppml_airflow.units import Digest
 
 
 def end_open_attempts(ledger: Ledger, *, run_id: str, step: str | None, outcome: str) -> None:
@@ -20,3 +25,50 @@ def end_open_attempts(ledger: Ledger, *, run_id: str, step: str | None, outcome:
 def free_reservations(ledger: Ledger, *, lease_id: str) -> None:
     """Free the output versions that a lease had reserved."""
     ledger.connection.execute(sa.delete(store.reservation).where(store.reservation.c.lease_id == lease_id))
+
+
+def write_attempt(
+    ledger: Ledger,
+    record: EvidenceRecord,
+    *,
+    run_id: str,
+    outcome: str,
+    lease: Lease | None = None,
+    lease_digest: Digest | None = None,
+) -> None:
+    """Write down an attempt whose evidence was accepted, with its lease if it has one."""
+    ledger.connection.execute(
+        sa.insert(store.attempt).values(
+            run_id=run_id,
+            step=record.step,
+            role=record.role,
+            attempt=record.attempt,
+            time=record.time,
+            evidence=canonical.encode(record),
+            outcome=outcome,
+            binding=canonical.digest(record.binding),
+            lease_id=lease.lease_id if lease else None,
+            lease=lease_digest,
+            expires=lease.expires if lease else None,
+            signing_key=canonical.encode(record.binding.signing_key),
+        )
+    )
+    ledger.log("evidence", body=canonical.digest(record), run_id=run_id)
+
+
+def record_denial(ledger: Ledger, *, where: tuple[str, str] | None, error: PpmlError) -> None:
+    """Write down what was refused, and why: the UI shows it, the passport lists it."""
+    run_id, step = where if where else (None, None)
+    attempts = ledger.attempts(run_id, step) if run_id else []
+    row = {
+        "run_id": run_id,
+        "step": step,
+        "time": ledger.time,
+        "code": error.code,
+        "reason": error.message,
+        "hint": error.hint,
+        "after_attempt": attempts[-1].id if attempts else 0,
+    }
+    ledger.connection.execute(sa.insert(store.denial).values(row))
+    body = Denial(step=step or "unknown", time=ledger.time, code=error.code)
+    ledger.log("denial", body=canonical.digest(body), run_id=run_id)

@@ -9,13 +9,7 @@ from ppml_airflow.broker import store
 from ppml_airflow.broker.service.attempts import end_open_attempts
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.ledger import Ledger
-from ppml_airflow.domain.documents import (
-    AttemptRecord,
-    Denial,
-    Release,
-    Run,
-    RunClosed,
-)
+from ppml_airflow.domain.documents import AttemptRecord, Denial, Release, Run, RunClosed
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.provenance.passport import EvidenceRecord, compose_contents, compose_passport
 from ppml_airflow.signing import Envelope

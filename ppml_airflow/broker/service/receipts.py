@@ -9,9 +9,7 @@ import sqlalchemy as sa
 from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.approvals import require_in_force
-from ppml_airflow.broker.decisions.leases import (
-    lease_state,
-)
+from ppml_airflow.broker.decisions.leases import lease_state
 from ppml_airflow.broker.decisions.receipts import require_lease_current, require_output_manifest, require_receipt
 from ppml_airflow.broker.service.attempts import free_reservations
 from ppml_airflow.broker.service.broker import Broker

@@ -8,9 +8,7 @@ import sqlalchemy as sa
 
 from ppml_airflow import canonical
 from ppml_airflow.broker import store
-from ppml_airflow.broker.decisions.leases import (
-    recipient_certificate,
-)
+from ppml_airflow.broker.decisions.leases import recipient_certificate
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.leases import RELEASE_KEK
 from ppml_airflow.broker.service.ledger import Ledger

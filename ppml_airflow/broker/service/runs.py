@@ -14,9 +14,7 @@ from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.service.pinning import pin_heads
 from ppml_airflow.broker.service.status import status_of, view_of
-from ppml_airflow.domain.documents import (
-    Run,
-)
+from ppml_airflow.domain.documents import Run
 from ppml_airflow.domain.jobs import require_step
 from ppml_airflow.errors import PolicyDeniedError
 from ppml_airflow.protocol.messages import Bundle, OpenRun, RunView, StepStatus

@@ -17,11 +17,13 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.evidence import MAX_QUOTE_BYTES, Tee
 from ppml_airflow.attestation.report_data import SALT_BYTES, nonce_for
 from ppml_airflow.broker import store
+from ppml_airflow.broker.decisions.leases import Challenge
 from ppml_airflow.broker.service.broker import Broker
+from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, VerificationError
-from ppml_airflow.protocol.messages import KBS_VERSION
-from ppml_airflow.units import Digest, format_instant
+from ppml_airflow.protocol.messages import KBS_VERSION, LeaseAnswer
+from ppml_airflow.units import Digest, format_instant, parse_instant
 
 SESSION_LIFETIME = timedelta(seconds=120)
 
@@ -110,16 +112,46 @@ def attest(broker: Broker, *, session_id: str, body: bytes) -> None:
     if request.tee_evidence.additional_evidence:
         raise MalformedInputError("additional evidence is not read here; wanted an empty string")
     with broker.decision() as ledger:
-        table = store.session
-        row = store.one(ledger.connection, sa.select(table).where(table.c.session_id == session_id))
-        if row is None or row.expires <= ledger.time:
-            raise VerificationError("session is unknown or has expired", code="session_unknown", hint="start with auth")
+        table, row = store.session, load_session(ledger, session_id=session_id)
+        if row.expires <= ledger.time:
+            raise VerificationError("session has expired", code="session_unknown", hint="start with auth")
         if row.nonce != request.runtime_data.nonce:
             raise VerificationError("nonce is not the one of this session", code="other_nonce")
         if row.quote is not None:
             raise VerificationError("session has had its evidence already", code="nonce_spent", hint="start with auth")
         values = {"quote": quote, "tee_pubkey": canonical.encode(request.runtime_data.tee_pubkey)}
         ledger.connection.execute(sa.update(table).where(table.c.session_id == session_id).values(values))
+
+
+def load_session(ledger: Ledger, *, session_id: str) -> sa.Row[Any]:
+    """The row of a session.
+
+    Raises:
+        VerificationError: there is none of that id.
+    """
+    row = store.one(ledger.connection, sa.select(store.session).where(store.session.c.session_id == session_id))
+    if row is None:
+        raise VerificationError("session is unknown or has expired", code="session_unknown", hint="start with auth")
+    return row
+
+
+def challenge_of(session: sa.Row[Any]) -> Challenge:
+    """What the session's guest was asked."""
+    return Challenge(
+        nonce=session.nonce,
+        salt=session.salt,
+        binding=session.binding,
+        expires=parse_instant(session.expires),
+        spent=session.spent,
+    )
+
+
+def spend(ledger: Ledger, *, session_id: str, answer: LeaseAnswer | None) -> None:
+    """Spend the session's nonce, and keep the answer for whoever lost it on the way."""
+    table = store.session
+    stored = canonical.encode(answer) if answer is not None else None
+    query = sa.update(table).where(table.c.session_id == session_id).values(spent=True, answer=stored)
+    ledger.connection.execute(query)
 
 
 def decode_quote(text: str) -> bytes:
