@@ -86,6 +86,9 @@ def _checked(approval: Approval) -> Approval:
             raise ConfigurationError(
                 f"task {step.name} has retries={step.attempts - 1}; at most {MAX_ATTEMPTS - 1} are approved"
             )
+        for argument in step.argv:
+            if argument.startswith("{") and argument.endswith("}") and argument[1:-1] not in step.params:
+                raise ConfigurationError(f"argument {argument} of {step.name} names no param of the DAG")
     written = [output.dataset for step in approval.steps for output in step.outputs]
     twice = sorted({dataset for dataset in written if written.count(dataset) > 1})
     if twice:

@@ -28,6 +28,7 @@ CURED_BY_APPROVAL = frozenset(
         "runs_per_slot",
         "slot_too_old",
         "slot_unknown",
+        "step_changed",
         "step_not_approved",
     }
 )

@@ -48,10 +48,11 @@ def launch_request(
     """What a runtime is asked to start.
 
     Raises:
-        PolicyDeniedError: the approval covers no such step, or inputs are missing.
+        PolicyDeniedError: the approval covers no such step, or says something else of it, or inputs are missing.
     """
     bundle = broker.bundle(run_id, operator.task_id)
     step = require_step(canonical.decode(bundle.approval.payload, into=Approval), name=operator.task_id)
+    _require_as_approved(operator, approved=step)
     return LaunchRequest(
         image=step.image,
         role=role,
@@ -61,6 +62,27 @@ def launch_request(
         broker=hook.broker_url,
         storage=hook.storage,
     )
+
+
+def _require_as_approved(operator: ComputeOperator, *, approved: Step) -> None:
+    """Refuse a step of which the DAG says something else than its approval.
+
+    The enclave runs what is approved, whatever the DAG says; without this word its author would take that for his own.
+    Code is left to the guest, which compares its digests; params and gates to the broker, which judges them.
+    """
+    inputs = {item.dataset: item for item in approved.inputs}
+    says = operator.compiled_step(
+        params=approved.params,
+        inputs=tuple(inputs.get(name, Input(dataset=name, version="head")) for name in operator.inputs),
+        gates=approved.gates,
+        log_recipients=approved.log_recipients,
+    )
+    for field in approved.__struct_fields__:
+        found, wanted = getattr(says, field), getattr(approved, field)
+        if field not in ("code", "attempts") and found != wanted:
+            raise PolicyDeniedError(
+                f"{field} of step {approved.name} is {found!r} in the DAG; approved is {wanted!r}", code="step_changed"
+            )
 
 
 def describe_event(event: GuestEvent) -> str:

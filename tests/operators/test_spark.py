@@ -10,7 +10,7 @@ from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, PpmlError
 from ppml_airflow.operators import TrustedSparkSubmitOperator
 from ppml_airflow.protocol.launches import GuestEvent, GuestProblem
 from tests.support.fake_pipeline import committed
-from tests.support.nightly import SQL, context, nightly
+from tests.support.nightly import SQL, approval, context, nightly
 
 pytestmark = pytest.mark.usefixtures("connected")
 STEP = {"task_id": "s", "inputs": ["a"], "outputs": {"b": ["analyst"]}}
@@ -70,6 +70,41 @@ def test_a_step_that_no_approval_covers_is_refused_before_anything_starts(broker
     with pytest.raises(AirflowFailException, match="step_not_approved"):
         dag.get_task("count").execute(context(dag))
     assert quoting.launched == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"inputs": ["visits", "plans"]}, "inputs of step count"),
+        ({"outputs": {"report": ["analyst", "auditor"]}}, "outputs of step count"),
+        ({"policy": "lenient"}, "policy of step count is 'lenient' in the DAG; approved is 'default'"),
+        ({"driver_memory": "4g"}, "limits of step count"),
+        ({"conf": {"spark.sql.ansi.enabled": "false"}}, "environment of step count"),
+    ],
+)
+def test_a_step_that_says_something_else_than_its_approval_starts_nothing(broker, quoting, changes, complaint):
+    with pytest.raises(AirflowFailException, match=rf"{complaint}(.|\n)*step_changed(.|\n)*ppml approve"):
+        nightly_task(**changes)
+    assert quoting.launched == []
+
+
+def nightly_task(**changes):
+    dag = nightly(**changes)
+    return dag.get_task("count").execute(context(dag))
+
+
+def test_one_changed_character_of_an_argument_starts_nothing(broker, quoting, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "count.py").write_bytes(b"main")
+    broker.approval = approval(application(tmp_path, application_args=["--age", "{age}"]).dag)
+    changed = application(tmp_path, application_args=["--agf", "{age}"])
+    with pytest.raises(AirflowFailException, match=r"argv of step count is .*'--agf'.*approved is .*'--age'"):
+        changed.execute(context(changed.dag))
+    assert quoting.launched == []
+
+
+def test_another_number_of_retries_is_no_other_step(guest):
+    assert nightly_task(retries=3)["step"] == "count"
 
 
 def test_a_guest_that_ends_without_a_receipt_is_a_failure(dag, quoting):
