@@ -138,7 +138,9 @@ def choose_sources(home: Home, *, given: Mapping[str, Path], datasets: list[str]
     """
     for name in given:
         if name not in datasets:
-            raise ConfigurationError(f"source {name} is none of this pipeline's inputs: {', '.join(datasets)}")
+            raise ConfigurationError(
+                f"source {name} is none of this pipeline's inputs: {', '.join(datasets) or 'none'}"
+            )
     chosen = {dataset: given[dataset] for dataset in datasets if dataset in given}
     missing = [dataset for dataset in datasets if dataset not in chosen]
     if missing:
@@ -153,24 +155,29 @@ def choose_sources(home: Home, *, given: Mapping[str, Path], datasets: list[str]
     return chosen
 
 
+def shipped_dags() -> list[str]:
+    """The ids of the DAGs in dags/."""
+    return sorted(path.stem for path in (require_checkout() / "dags").glob("[a-z]*.py"))
+
+
 def lay_dag(home: Home, *, dag_id: str, tables: Mapping[str, Path], sql: Path | None) -> Path:
-    """Lay a shipped DAG where Airflow looks, its question changed to these tables and this query.
+    """Lay a shipped DAG where Airflow looks, with its job files, its question changed to these tables and this query.
 
     Raises:
         ConfigurationError: no such DAG, or it takes no tables or query.
     """
     shipped = require_checkout() / "dags"
     file = shipped / f"{dag_id}.py"
-    if not _TABLE.match(dag_id) or not file.is_file():
-        known = ", ".join(sorted(path.stem for path in shipped.glob("[a-z]*.py")))
-        raise ConfigurationError(f"there is no dag {dag_id[:100]!r}; there are: {known}")
+    if dag_id not in shipped_dags():
+        raise ConfigurationError(f"there is no dag {dag_id[:100]!r}; there are: {', '.join(shipped_dags())}")
     question = file.with_suffix(".yaml")
     if question.is_file():
         content = _ask(question, tables=tables, sql=sql) if tables or sql else question.read_text()
         write_private(home.dags / question.name, content.encode())
     elif tables or sql:
         raise ConfigurationError(f"dag {dag_id} takes neither --source nor --sql")
-    write_private(home.dags / file.name, file.read_bytes())
+    for path in (shipped / ".airflowignore", *sorted(file.with_suffix("").rglob("*.py")), file):
+        write_private(home.dags / path.relative_to(shipped), path.read_bytes())
     return home.dags / file.name
 
 

@@ -1,4 +1,4 @@
-"""`ppml dev FILE`: run a pipeline whenever its file, or a file beside it, is saved."""
+"""`ppml dev FILE`: run a pipeline whenever its file, one beside it or one of its job files is saved."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def dev(file: Path, *, dag_id: str | None, sources: tuple[str, ...]) -> None:
     write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, outputs=[])
     with stack.attached():
         _try(home, file=file, dag_id=dag_id, given=given)
-        for changes in watchfiles.watch(file.parent, recursive=False, raise_interrupt=False):
+        folders = [folder for folder in (file.parent, file.with_suffix("")) if folder.is_dir()]
+        for changes in watchfiles.watch(*folders, recursive=False, raise_interrupt=False):
             saved = sorted({Path(path).name for _, path in changes if path.endswith(_WATCHED)})
             if saved:
                 click.echo(f"saved: {', '.join(saved)}")

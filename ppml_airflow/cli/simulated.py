@@ -82,7 +82,8 @@ def ensure_certified(home: Home, *, owner: Owner, approval: Approval, now: datet
     for dataset in sorted(inputs | outputs):
         ensure_dataset_key(home, owner=owner, dataset=dataset, now=now)
     producer = _signing_key(home.agent("owner") / "producer.pem").public
-    owner.certify(producer, role="producer", subject="owner", datasets=inputs - outputs, now=now)
+    if inputs - outputs:
+        owner.certify(producer, role="producer", subject="owner", datasets=inputs - outputs, now=now)
     recipient = _sealing_key(home.agent("recipient") / "recipient.key").public
     for subject, datasets in _recipients(approval).items():
         owner.certify(recipient, role="recipient", subject=subject, datasets=datasets, now=now)

@@ -13,6 +13,8 @@ from ppml_airflow.cli.demo import choose_sources, lay_dag, parse_source
 from ppml_airflow.cli.home import Home
 from ppml_airflow.errors import ConfigurationError
 
+SHIPPED = Path(__file__).parents[2] / "dags"
+
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
@@ -54,6 +56,17 @@ def test_a_file_that_cannot_name_a_table_asks_for_a_name(tmp_path: Path) -> None
 def test_the_shipped_question_is_laid_unchanged(home: Home) -> None:
     dag = lay_dag(home, dag_id="nightly_analytics", tables={}, sql=None)
     assert yaml.safe_load(dag.with_suffix(".yaml").read_text())["tables"] == ["visits", "plans"]
+
+
+def test_a_shipped_dag_is_laid_with_its_job_files(home: Home) -> None:
+    dag = lay_dag(home, dag_id="spark_pi", tables={}, sql=None)
+    for name in ("spark_pi.py", "spark_pi/pi.py", ".airflowignore"):
+        assert (dag.parent / name).read_bytes() == (SHIPPED / name).read_bytes()
+
+
+def test_a_dag_without_a_question_takes_neither_source_nor_query(home: Home, table: Path) -> None:
+    with pytest.raises(ConfigurationError, match="neither --source nor --sql"):
+        lay_dag(home, dag_id="spark_pi", tables={"sales": table}, sql=None)
 
 
 def test_another_query_reads_the_tables_that_it_names(home: Home, table: Path, tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ def test_what_an_approval_names_is_certified_once(home: Home, owner: Owner, appr
     assert current(role="recipient", subject="analyst", now=NOW).datasets == ("report",)
 
 
+def test_nobody_is_certified_as_producer_of_nothing(home: Home, owner: Owner, approval: Approval) -> None:
+    alone = msgspec.structs.replace(approval.steps[0], inputs=())
+    made = ensure_certified(home, owner=owner, approval=msgspec.structs.replace(approval, steps=(alone,)), now=NOW)
+    assert made == [
+        "key of analyst certified as recipient",
+        "key of owner certified as log",
+        "key of report certified as dataset",
+    ]
+
+
 def test_a_dataset_key_opens_with_the_keystore_and_its_context(home: Home, owner: Owner, approval: Approval) -> None:
     ensure_certified(home, owner=owner, approval=approval, now=NOW)
     certificate = owner.certificates().current(role="dataset", subject="visits", now=NOW)
