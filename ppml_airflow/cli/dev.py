@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ppml_airflow.cli.stack import Stack
 from ppml_airflow.errors import PpmlError
 
 _WATCHED = (".py", ".sql", ".yaml", ".json")
+_LOOK_MS = 500
+"""How often to look at the latest."""
 
 
 @click.command()
@@ -31,13 +34,26 @@ def dev(file: Path, *, dag_id: str | None, sources: tuple[str, ...]) -> None:
     stack = Stack(home)
     write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, outputs=[])
     with stack.attached():
-        _try(home, file=file, dag_id=dag_id, given=given)
         folders = [folder for folder in (file.parent, file.with_suffix("")) if folder.is_dir()]
-        for changes in watchfiles.watch(*folders, recursive=False, raise_interrupt=False):
-            saved = sorted({Path(path).name for _, path in changes if path.endswith(_WATCHED)})
-            if saved:
-                click.echo(f"saved: {', '.join(saved)}")
-                _try(home, file=file, dag_id=dag_id, given=given)
+        seen: dict[Path, int] = {}
+        # What was saved is found by comparing times, so that nothing saved during a run is missed.
+        for _ in watchfiles.watch(*folders, recursive=False, yield_on_timeout=True, rust_timeout=_LOOK_MS):
+            found = _times(folders)
+            if found == seen:
+                continue
+            if seen:
+                click.echo(f"saved: {', '.join(sorted({path.name for path, _ in found.items() ^ seen.items()}))}")
+            seen = found
+            _try(home, file=file, dag_id=dag_id, given=given)
+
+
+def _times(folders: list[Path]) -> dict[Path, int]:
+    """When each watched file was last written, in nanoseconds."""
+    found = {}
+    for path in (path for folder in folders for path in folder.iterdir() if path.suffix in _WATCHED):
+        with contextlib.suppress(FileNotFoundError):  # an editor replaces it just now
+            found[path] = path.stat().st_mtime_ns
+    return found
 
 
 def _try(home: Home, *, file: Path, dag_id: str | None, given: dict[str, Path]) -> None:
