@@ -272,6 +272,19 @@ def test_stopping_the_service_ends_its_guests(tmp_path: Path) -> None:
     assert not installation.socket.exists()
 
 
+def test_clients_that_say_nothing_or_half_a_line_do_not_keep_the_service_from_stopping(tmp_path: Path) -> None:
+    installation = SmallInstallation(tmp_path, guest=GUEST)
+    with Serving(installation) as serving:
+        idle, cut = connect(installation), connect(installation)
+        cut.connection.sendall(b'{"image":')
+        with pytest.raises(PolicyDeniedError):  # the service has accepted those before this one
+            installation.runtime.run(launch_request("environment"), on_event=ignore)
+        serving.process.terminate()
+        assert serving.process.wait(10) == 0
+    idle.close()
+    cut.close()
+
+
 def test_a_client_learns_that_the_service_was_killed(tmp_path: Path) -> None:
     installation = SmallInstallation(tmp_path, guest=GUEST)
     service = installation.start()

@@ -53,7 +53,7 @@ class QuotingService:
         self._cache = FileDigestCache()
         self._measuring = threading.Lock()
         self._stopping = threading.Event()
-        self._guests: set[Guest] = set()
+        self._connections: set[socket.socket] = set()
         self._private_folders: PrivateFolders
         self._listener: socket.socket
 
@@ -75,11 +75,13 @@ class QuotingService:
             while not self._stopping.is_set():
                 with suppress(OSError):  # stop() shuts the listener down
                     connection, _ = self._listener.accept()
+                    self._connections.add(connection)
                     threads = [thread for thread in threads if thread.is_alive()]
                     threads.append(threading.Thread(target=self._serve_connection, args=(connection,)))
                     threads[-1].start()
-            for guest in list(self._guests):
-                guest.kill()
+            for connection in list(self._connections):
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)  # as if its client had gone: its guest is killed
             for thread in threads:
                 thread.join()
             self._private_folders.remove()
@@ -133,6 +135,7 @@ class QuotingService:
             with suppress(UnavailableError):
                 client.send(GuestProblem.of(UnavailableError("the quoting service failed", code="service_failed")))
         finally:
+            self._connections.discard(connection)
             client.close()
 
     def _launch(self, client: LineSocket) -> None:
@@ -147,12 +150,10 @@ class QuotingService:
             measurement = self._measure(folder)
             client.send(GuestEvent(state="starting"))
             guest = Guest(folder, measurement=measurement, private_folders=self._private_folders)
-            self._guests.add(guest)
             try:
                 last = self._accompany(guest, client=client, request=line)
             finally:
                 guest.finish()
-                self._guests.discard(guest)
         client.send(last)
 
     def _measure(self, folder: Path) -> Measurement:
@@ -169,8 +170,6 @@ class QuotingService:
         wall.start()
         watch.start()
         try:
-            if self._stopping.is_set():
-                guest.kill()
             return self._converse(guest, client=client, request=request)
         finally:
             wall.cancel()
