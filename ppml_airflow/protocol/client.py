@@ -153,11 +153,11 @@ class BrokerClient(JsonClient):
 
     def approval(self, pipeline: str) -> Envelope | None:
         """The approval in force of a pipeline, if any."""
-        return self.call("GET", f"/ppml/v1/approvals/{quote(pipeline)}", into=Envelope | None)  # type: ignore[arg-type]
+        return self._find(f"/ppml/v1/approvals/{quote(pipeline)}", into=Envelope)
 
     def policy(self, name: str) -> Envelope | None:
         """The policy version in force, if any."""
-        return self.call("GET", f"/ppml/v1/policies/{quote(name)}", into=Envelope | None)  # type: ignore[arg-type]
+        return self._find(f"/ppml/v1/policies/{quote(name)}", into=Envelope)
 
     # agents
     def publish(self, manifest: Envelope) -> Published:
@@ -166,7 +166,7 @@ class BrokerClient(JsonClient):
 
     def head(self, dataset: str) -> Envelope | None:
         """The committed manifest at a dataset's head, if any."""
-        return self.call("GET", f"/ppml/v1/datasets/{quote(dataset)}/head", into=Envelope | None)  # type: ignore[arg-type]
+        return self._find(f"/ppml/v1/datasets/{quote(dataset)}/head", into=Envelope)
 
     def manifest(self, manifest: Digest) -> Envelope:
         """A committed manifest by its digest."""
@@ -174,7 +174,7 @@ class BrokerClient(JsonClient):
 
     def sealed_for_run(self, run_id: str, dataset: str) -> Envelope | None:
         """The manifest that was published for this run, if any: an agent asked again answers with it."""
-        return self.call("GET", f"/ppml/v1/runs/{run_id}/sealed/{quote(dataset)}", into=Envelope | None)  # type: ignore[arg-type]
+        return self._find(f"/ppml/v1/runs/{run_id}/sealed/{quote(dataset)}", into=Envelope)
 
     def release(self, request: ReleaseRequest) -> ReleaseAnswer:
         """RELEASE: the release key of a committed output, for its recipient only."""
@@ -194,7 +194,7 @@ class BrokerClient(JsonClient):
         path = "/".join(
             quote(part, safe="") for part in ("pipelines", pipeline, "dags", dag_id, "runs", airflow_run_id)
         )
-        return self.call("GET", f"/ppml/v1/{path}", into=RunView | None)  # type: ignore[arg-type]
+        return self._find(f"/ppml/v1/{path}", into=RunView)
 
     def run_document(self, run_id: str) -> tuple[Envelope, Run]:
         """The signed Run and its (unverified) content."""
@@ -256,6 +256,9 @@ class BrokerClient(JsonClient):
     def lease_status(self, lease_id: str) -> LeaseStatus:
         """Whether to go on."""
         return self.call("GET", f"/ppml/v1/leases/{lease_id}", into=LeaseStatus)
+
+    def _find(self, path: str, *, into: type[T]) -> T | None:
+        return self.call("GET", path, into=into | None)  # type: ignore[arg-type]  # a union is no type to mypy
 
     def _put(self, path: str, envelope: Envelope) -> Digest:
         return self.call("POST", path, body=envelope, into=dict[str, Digest])["digest"]
