@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import ClassVar, Literal, Self, TypeVar
 
-import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -138,13 +137,6 @@ def sign_payload(payload: bytes, *, payload_type: str, keys: tuple[SigningKey, .
         (Signature(keyid=key.public.key_id, sig=key.sign_bytes(pae)) for key in keys), key=lambda s: s.keyid
     )
     return Envelope(payload=payload, payload_type=payload_type, signatures=tuple(signatures))
-
-
-def add_signature(envelope: Envelope, *, key: SigningKey) -> Envelope:
-    """Add one more owner's signature to an envelope, for a threshold above one."""
-    added = sign_payload(envelope.payload, payload_type=envelope.payload_type, keys=(key,)).signatures
-    kept = [signature for signature in envelope.signatures if signature.keyid != key.public.key_id]
-    return msgspec.structs.replace(envelope, signatures=tuple(sorted((*kept, *added), key=lambda s: s.keyid)))
 
 
 def verify_envelope(envelope: Envelope, *, into: type[D], keys: tuple[PublicKey, ...], threshold: int = 1) -> D:

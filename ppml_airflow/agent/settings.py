@@ -25,8 +25,6 @@ from ppml_airflow.signing import SigningKey
 from ppml_airflow.units import KIB
 from ppml_airflow.yaml_files import load_yaml
 
-SINK_SUFFIXES = (".parquet", ".csv")
-
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 _Pipelines = Annotated[list[_Name], Field(min_length=1)]
 _Text = Annotated[str, Field(min_length=1)]

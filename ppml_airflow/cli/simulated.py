@@ -6,7 +6,6 @@ hardware trust. In production each party makes its own keys on its own machine, 
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,6 +16,7 @@ import msgspec
 from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import ImageReference, Policy
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
+from ppml_airflow.broker.service.callers import Caller, hash_token
 from ppml_airflow.cli.home import Home, private_folder, write_private
 from ppml_airflow.cli.owner import CERTIFICATE_LIFETIME, Owner, root_key_files
 from ppml_airflow.domain.documents import Approval, Certificate, Domain
@@ -219,6 +219,5 @@ def _ensure_token(home: Home) -> None:
     token = home.airflow / "token"
     if not token.exists():
         write_private(token, secrets.token_urlsafe(32).encode() + b"\n")
-    digest = hashlib.sha256(airflow_token(home).encode()).hexdigest()
-    tokens = {digest: {"name": "airflow", "pipelines": ["*"]}}
-    write_private(home.broker / "tokens.json", canonical.encode(tokens))
+    callers = {hash_token(airflow_token(home)): Caller(name="airflow", pipelines=("*",))}
+    write_private(home.broker / "tokens.json", canonical.encode(callers))

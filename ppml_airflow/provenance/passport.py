@@ -13,7 +13,7 @@ from typing import Literal
 
 from ppml_airflow import canonical
 from ppml_airflow.canonical import Document
-from ppml_airflow.domain.documents import Binding, Certificate, Domain, Lease, NonNegative, Pins, Receipt, RunClosed
+from ppml_airflow.domain.documents import Binding, Certificate, Domain, Lease, NonNegative, Pins, Receipt
 from ppml_airflow.provenance.log import LogEntry, LogProof, prove
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.signing import Envelope
@@ -143,11 +143,6 @@ def parse_passport(data: bytes) -> Passport:
         MalformedInputError: too long, not a passport, or a byte differs from the canonical form.
     """
     return canonical.decode(data, into=Passport, max_bytes=MAX_PASSPORT_BYTES)
-
-
-def dangerous_closed(passport: Passport) -> RunClosed:
-    """RunClosed without verifying who signed it."""
-    return canonical.decode(passport.closed.payload, into=RunClosed)
 
 
 def _run_manifests(

@@ -16,7 +16,7 @@ import yaml
 from ppml_airflow import canonical
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.broker.service.api import create_app, openapi
-from ppml_airflow.broker.service.callers import Caller, add_caller, load_callers
+from ppml_airflow.broker.service.callers import Caller, hash_token, load_callers
 from ppml_airflow.broker.settings import load_settings
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, UnavailableError
 from ppml_airflow.keys.keystore import KeystoreFile
@@ -52,6 +52,11 @@ def write_home(folder: Path, *, platform: SimulatedPlatform, owners: Owners) -> 
     return config
 
 
+def write_callers(path: Path, *callers: Caller) -> None:
+    """A file of callers whose tokens are their names."""
+    path.write_bytes(canonical.encode({hash_token(caller.name): caller for caller in callers}))
+
+
 def wait_until_healthy(client: BrokerClient) -> dict[str, object]:
     for _ in range(300):
         try:
@@ -64,10 +69,10 @@ def wait_until_healthy(client: BrokerClient) -> dict[str, object]:
 def test_a_broker_process_serves_a_unix_socket_and_ends_on_sigterm(tmp_path: Path, platform: SimulatedPlatform) -> None:
     owners = Owners("visits")
     config = write_home(tmp_path, platform=platform, owners=owners)
-    token = add_caller(tmp_path / "tokens.json", caller=Caller(name="airflow", pipelines=("nightly",)))
+    write_callers(tmp_path / "tokens.json", Caller(name="airflow", pipelines=("nightly",)))
     process = subprocess.Popen([sys.executable, "-m", "ppml_airflow.broker", "--config", config])
     try:
-        with BrokerClient(f"unix:{tmp_path}/broker.sock", token=token) as client:
+        with BrokerClient(f"unix:{tmp_path}/broker.sock", token="airflow") as client:
             assert wait_until_healthy(client)["trust"] == "simulated"
             client.put_certificate(owners.certificates[0])
             assert len(client.domain().certificates) == 1
@@ -96,13 +101,11 @@ def test_a_hardware_root_in_a_simulated_domain_is_refused(tmp_path: Path, world:
         dataclasses.replace(world.broker, roots=(INTEL_ROOT,))
 
 
-def test_a_token_is_kept_as_its_hash_only(tmp_path: Path) -> None:
+def test_a_file_of_callers_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
-    token = add_caller(path, caller=Caller(name="airflow", pipelines=("nightly",)))
-    assert token not in path.read_text()
-    assert path.stat().st_mode & 0o077 == 0
-    add_caller(path, caller=Caller(name="other", pipelines=("*",)))
-    assert {caller.name for caller in load_callers(path).values()} == {"airflow", "other"}
+    callers = (Caller(name="airflow", pipelines=("nightly",)), Caller(name="other", pipelines=("*",)))
+    write_callers(path, *callers)
+    assert tuple(load_callers(path).values()) == callers
     path.write_text("{}x")
     with pytest.raises(ConfigurationError, match="malformed"):
         load_callers(path)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ppml_airflow import canonical
 from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.units import Name
@@ -50,20 +48,6 @@ def load_callers(path: Path) -> Mapping[TokenHash, Caller]:
         raise ConfigurationError(f"token file {path} cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"token file {path} is malformed: {error}") from error
-
-
-def add_caller(path: Path, *, caller: Caller) -> str:
-    """Make a new token for a caller; only its hash is kept.
-
-    Returns:
-        The token, to be handed to the caller.
-    """
-    callers = dict(load_callers(path)) if path.exists() else {}
-    token = secrets.token_urlsafe(32)
-    callers[hash_token(token)] = caller
-    path.touch(mode=0o600, exist_ok=True)
-    path.write_bytes(canonical.encode(callers))
-    return token
 
 
 def hash_token(token: str) -> TokenHash:
