@@ -50,7 +50,7 @@ class TrustViewPlugin(AirflowPlugin):
 
     name = "ppml"
     fastapi_apps = [{"app": app, "url_prefix": "/ppml", "name": "PPML Trust view"}]  # noqa: RUF012 - Airflow's API
-    external_views = [  # noqa: RUF012
+    external_views = [  # noqa: RUF012 - likewise
         {
             "name": "Trust",
             "href": "/ppml/dags/{DAG_ID}/runs/{RUN_ID}",

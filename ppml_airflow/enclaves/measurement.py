@@ -176,14 +176,14 @@ def _outside(
     path: Path, *, name: str, inside: str, seen: set[str], waiting: list[tuple[Path, str]]
 ) -> Iterator[tuple[str, _Entry]]:
     """What a link leads to, if it leads out of its tree; folders join the waiting list, each once."""
-    target = os.path.realpath(path)
-    if target.startswith(f"{inside}/") or target == inside or target in seen or not os.path.exists(target):  # noqa: PTH110
+    target = Path(os.path.realpath(path))
+    if target.is_relative_to(inside) or str(target) in seen or not target.exists():
         return
-    seen.add(target)
-    if os.path.isdir(target):  # noqa: PTH112
-        waiting.append((Path(target), f"{name}/*"))
+    seen.add(str(target))
+    if target.is_dir():
+        waiting.append((target, f"{name}/*"))
     else:
-        yield f"{name}/*", (Path(target), _status(Path(target)), None)
+        yield f"{name}/*", (target, _status(target), None)
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
