@@ -42,6 +42,12 @@ def source_in_file(home: Home, dataset: str) -> Path | None:
     return home.agent("owner") / entry["source"] if entry else None
 
 
+def pipelines_in_files(home: Home) -> set[str]:
+    """The pipelines for whose runs the agents have entries."""
+    entries = [*_load(home, "owner").get("seals", {}).values(), *_load(home, "recipient").get("delivers", {}).values()]
+    return {pipeline for entry in entries for pipeline in entry["pipelines"]}
+
+
 def write_agent_files(
     home: Home,
     *,

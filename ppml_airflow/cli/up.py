@@ -12,20 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import yaml
 
 from ppml_airflow.cli import acting, airflow_processes
-from ppml_airflow.cli.agents import sealed_datasets, write_agent_files
-from ppml_airflow.cli.demo import choose_sources, lay_dag
+from ppml_airflow.cli.agents import delivered_datasets, pipelines_in_files, sealed_datasets, write_agent_files
+from ppml_airflow.cli.compile import compile_dag
+from ppml_airflow.cli.demo import choose_sources, lay_dag, shipped_dags
 from ppml_airflow.cli.home import Home
 from ppml_airflow.cli.image import ensure_image
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_simulated_domain
 from ppml_airflow.cli.stack import Stack, core_services
 from ppml_airflow.errors import PpmlError, UnavailableError
-
-SHIPPED = "nightly_analytics"
-_OUTPUTS = ("report",)
 
 
 @click.command()
@@ -51,11 +48,11 @@ def down() -> None:
 
 def _start(home: Home, *, stack: Stack, say: Callable[[str], None]) -> None:
     owner = ensure_simulated_domain(home, now=datetime.now(UTC))
-    _lay_shipped(home, stack=stack)
     with ThreadPoolExecutor() as pool:
         image = pool.submit(ensure_image, home, owner=owner, name="spark", say=say)
         airflow_processes.migrate(home, database="airflow.db")
         airflow_processes.store_connection(home, broker=stack.broker_socket, database="airflow.db")
+        _lay_shipped(home, stack=stack)
         image.result()
     services, url = airflow_processes.airflow_services(home)
     stack.start([*core_services(home), *services], stays=True)
@@ -73,20 +70,27 @@ def _start(home: Home, *, stack: Stack, say: Callable[[str], None]) -> None:
 
 
 def _lay_shipped(home: Home, *, stack: Stack) -> None:
-    """Lay the shipped DAG and its agents' entries, unless `ppml demo` or a person has laid one already."""
-    question = home.dags / f"{SHIPPED}.yaml"
-    if not (home.dags / f"{SHIPPED}.py").exists():
-        lay_dag(home, dag_id=SHIPPED, tables={}, sql=None)
-    in_force = Owner(home, domain=home.load_domain(), keys=()).approval_in_force(SHIPPED)
-    tables = sealed_datasets(in_force[1]) if in_force else list(yaml.safe_load(question.read_text())["tables"])
-    known = (home.agent("owner") / "agent.yaml").exists() and (home.agent("recipient") / "agent.yaml").exists()
-    write_agent_files(
-        home,
-        broker=stack.broker_socket,
-        pipeline=SHIPPED,
-        sources={} if known else choose_sources(home, given={}, datasets=tables),
-        outputs=[] if known else list(_OUTPUTS),
-    )
+    """Lay the shipped DAGs and their agents' entries, unless `ppml demo` or a person has laid them already."""
+    write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, outputs=[])
+    for dag_id in shipped_dags():
+        if not (home.dags / f"{dag_id}.py").exists():
+            lay_dag(home, dag_id=dag_id, tables={}, sql=None)
+        if dag_id in pipelines_in_files(home):
+            continue
+        compiled = compile_dag(
+            home.dags / f"{dag_id}.py",
+            dag_id=dag_id,
+            domain_id=home.load_domain().domain_id,
+            code_folder=home.run / f"{dag_id}.code",
+            airflow_home=home.airflow,
+        )
+        write_agent_files(
+            home,
+            broker=stack.broker_socket,
+            pipeline=dag_id,
+            sources=choose_sources(home, given={}, datasets=sealed_datasets(compiled)),
+            outputs=delivered_datasets(compiled),
+        )
 
 
 def _tell(home: Home, *, stack: Stack) -> None:
@@ -99,12 +103,12 @@ def _tell(home: Home, *, stack: Stack) -> None:
         ) from error
     owner = Owner(home, domain=home.load_domain(), keys=())
     click.echo(f"dags: {home.dags}")
-    if owner.approval_in_force(SHIPPED) is None:
-        compiled = home.path / f"{SHIPPED}.json"
-        dag = home.dags / f"{SHIPPED}.py"
-        click.echo(f"no approval of {SHIPPED} is in force; as its owner, read and sign one:")
-        click.echo(f"  ppml compile {dag} --out {compiled}")
-        click.echo(f"  ppml approve {compiled}")
+    for dag_id in shipped_dags():
+        if owner.approval_in_force(dag_id) is None:
+            compiled = home.path / f"{dag_id}.json"
+            click.echo(f"no approval of {dag_id} is in force; as its owner, read and sign one:")
+            click.echo(f"  ppml compile {home.dags / dag_id}.py --out {compiled}")
+            click.echo(f"  ppml approve {compiled}")
     click.echo(f"ui: {url}")
     click.echo(f"user: {airflow_processes.USER}")
     click.echo(f"password-file: {airflow_processes.password_file(home)}")

@@ -10,7 +10,13 @@ import pytest
 
 from ppml_airflow import canonical
 from ppml_airflow.cli.acting import check_passport, print_outcome, sign_approval
-from ppml_airflow.cli.agents import delivered_datasets, sealed_datasets, source_in_file, write_agent_files
+from ppml_airflow.cli.agents import (
+    delivered_datasets,
+    pipelines_in_files,
+    sealed_datasets,
+    source_in_file,
+    write_agent_files,
+)
 from ppml_airflow.cli.home import Home, write_private
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.run import ordered_steps
@@ -99,6 +105,11 @@ def test_agents_keep_their_entries_for_other_pipelines(home: Home, owner: Owner,
     assert source_in_file(home, "visits") == tmp_path / "visits"
     assert source_in_file(home, "sales") == tmp_path / "sales"
     assert source_in_file(home, "other") is None
+    assert pipelines_in_files(home) == {"one", "two"}
+
+
+def test_agents_without_files_have_entries_for_no_pipeline(home: Home, owner: Owner) -> None:
+    assert pipelines_in_files(home) == set()
 
 
 def test_a_broken_agent_file_is_named(home: Home, owner: Owner) -> None:

@@ -1,15 +1,12 @@
-"""The nightly pipeline on what `ppml up` starts: real Airflow services, broker, agents, quoting service and Spark.
+"""The shipped pipelines on what `ppml up` starts: real Airflow services, broker, agents, quoting service and Spark.
 
 The tests run in the order in which they stand: first without an approval, then with one.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +18,13 @@ import pytest
 import yaml
 
 from tests.support.airflow_api import AirflowApi, until
+from tests.support.commands import Commands, processes_of
+from tests.support.pi import estimate_of_pi
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
 DAG = "nightly_analytics"
 BEFORE, AFTER = "gate_before_aggregate", "gate_after_aggregate"
-PPML = Path(sys.executable).with_name("ppml")
+PI = "spark_pi"
 
 
 class Installation:
@@ -33,17 +32,16 @@ class Installation:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.ppml = Commands(home)
         said = self.ppml("up").stdout
         self.told = dict(re.findall(r"^(\S+): (.*)$", said, flags=re.MULTILINE))
         self.airflow = AirflowApi(self.told["ui"], password_file=Path(self.told["password-file"]))
 
-    def ppml(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run a command on this home."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-        environment = inherited | {"PPML_HOME": str(self.home)}
-        answer = subprocess.run((str(PPML), *arguments), env=environment, capture_output=True, text=True, check=False)
-        assert answer.returncode == expect, f"ppml {arguments}: {answer.stdout[-3000:]}\n{answer.stderr[-3000:]}"
-        return answer
+    def approve(self, pipeline: str, *options: str) -> None:
+        """Approve a pipeline as its owner."""
+        compiled = self.home / f"{pipeline}.json"
+        self.ppml("compile", str(self.home / "dags" / f"{pipeline}.py"), "--out", str(compiled), *options)
+        self.ppml("approve", str(compiled), "--yes")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def installation():
             yield found
         finally:
             found.ppml("down")
-            assert _processes_of(home) == []
+            assert processes_of(home) == []
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -64,23 +62,8 @@ def installation():
 @pytest.fixture(scope="module")
 def approved(installation):
     """The same, once its owner has approved the pipeline."""
-    compiled = installation.home / "approval.json"
-    dag = installation.home / "dags" / f"{DAG}.py"
-    installation.ppml("compile", str(dag), "--out", str(compiled), "--runs-per-slot", "6", "--backfill", "1")
-    installation.ppml("approve", str(compiled), "--yes")
+    installation.approve(DAG, "--runs-per-slot", "6", "--backfill", "1")
     return installation
-
-
-def _processes_of(home: Path) -> list[str]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if str(home).encode() in command:
-            found.append(process.name)
-    return found
 
 
 def test_without_an_approval_nothing_runs_and_the_log_says_who_can_approve(installation):
@@ -121,7 +104,7 @@ def test_a_gate_set_to_success_by_hand_yields_no_key(approved):
     airflow = approved.airflow
     with changed(
         approved,
-        ".py",
+        f"{DAG}.py",
         "    (\n",
         "    [EncryptOperator(dataset=table, task_id=table) for table in question['tables']] >> aggregate\n    (\n",
     ):
@@ -137,7 +120,7 @@ def test_a_gate_set_to_success_by_hand_yields_no_key(approved):
 
 def test_a_gate_deleted_from_the_dag_yields_no_key(approved):
     airflow = approved.airflow
-    with changed(approved, ".py", "        >> AttestationSensor(before=aggregate)\n", ""):
+    with changed(approved, f"{DAG}.py", "        >> AttestationSensor(before=aggregate)\n", ""):
         until(lambda: BEFORE not in _tasks(airflow), seconds=90)
         run = airflow.trigger(DAG)
         assert airflow.wait_for_run(DAG, run) == "failed"
@@ -147,7 +130,7 @@ def test_a_gate_deleted_from_the_dag_yields_no_key(approved):
 def test_params_out_of_bounds_are_refused_by_the_broker_too(approved):
     """Airflow's own form refuses them first; a DAG author can loosen the form, not the approval."""
     airflow = approved.airflow
-    with changed(approved, ".py", "minimum=10", "minimum=1"):
+    with changed(approved, f"{DAG}.py", "minimum=10", "minimum=1"):
         until(lambda: _minimum_of_form(airflow) == 1, seconds=90)
         run = airflow.trigger(DAG, {"minimum_people": 1})
         assert airflow.wait_for_run(DAG, run) == "failed"
@@ -156,7 +139,7 @@ def test_params_out_of_bounds_are_refused_by_the_broker_too(approved):
 
 def test_one_changed_token_of_the_query_is_refused_and_shows_what_would_approve_it(approved):
     airflow = approved.airflow
-    with changed(approved, ".yaml", "avg(visits.mdvis)", "max(visits.mdvis)"):
+    with changed(approved, f"{DAG}.yaml", "avg(visits.mdvis)", "max(visits.mdvis)"):
         run = airflow.trigger(DAG)
         assert airflow.wait_for_run(DAG, run) == "failed"
         said = airflow.task_log(DAG, run, BEFORE)
@@ -164,17 +147,45 @@ def test_one_changed_token_of_the_query_is_refused_and_shows_what_would_approve_
         assert "ppml approve" in said
 
 
+def test_an_approved_job_file_runs_and_its_answer_is_numpys(installation):
+    airflow, params = installation.airflow, {"samples": 200_003, "seed": 7}
+    installation.approve(PI, "--runs-per-slot", "3")
+    run = airflow.trigger(PI, params)
+    assert airflow.wait_for_run(PI, run) == "success", airflow.task_states(PI, run)
+    opened = duckdb.sql(f"SELECT * FROM '{installation.home}/agents/recipient/opened/pi.csv'").fetchall()  # noqa: S608
+    assert opened == [(estimate_of_pi(**params), params["samples"])]
+    assert airflow.http.get("/api/v2/importErrors").json()["import_errors"] == []
+    passport = airflow.xcom(PI, run, "passport")["path"]
+    assert "SIMULATED" in installation.ppml("verify", passport, "--trust", installation.told["trust"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "code"),
+    [("spark_pi/pi.py", "< 1", "<=1", "code_changed"), ("spark_pi.py", '"--seed"', '"--seee"', "step_changed")],
+    ids=["one-byte-of-the-job-file", "one-character-of-argv"],
+)
+def test_a_changed_job_is_refused_and_shows_what_would_approve_it(installation, file, old, new, code):
+    airflow = installation.airflow
+    with changed(installation, file, old, new):
+        run = airflow.trigger(PI)
+        assert airflow.wait_for_run(PI, run) == "failed"
+        said = airflow.task_log(PI, run, "gate_before_estimate")
+    assert f"[{code}]" in said
+    assert f"ppml compile {installation.home}/dags/spark_pi.py" in said
+    assert "ppml approve spark_pi.approval.json" in said
+
+
 @contextmanager
-def changed(installation: Installation, suffix: str, old: str, new: str) -> Iterator[None]:
-    """A file of the DAG with one text replaced by another."""
-    file = (installation.home / "dags" / DAG).with_suffix(suffix)
-    text = file.read_text()
+def changed(installation: Installation, file: str, old: str, new: str) -> Iterator[None]:
+    """A file among the DAGs with one text replaced by another."""
+    path = installation.home / "dags" / file
+    text = path.read_text()
     assert old in text
-    file.write_text(text.replace(old, new, 1))
+    path.write_text(text.replace(old, new, 1))
     try:
         yield
     finally:
-        file.write_text(text)
+        path.write_text(text)
 
 
 def _tasks(airflow: AirflowApi) -> set[str]:
