@@ -36,20 +36,19 @@ def choose_slot(asked: Instant | None, *, slots: Slots, now: datetime) -> Instan
     current = _start(now, slots)
     if asked is None:
         return format_instant(current)
-    wanted = _start(parse_instant(asked), slots)
-    if format_instant(wanted) != asked:
-        raise PolicyDeniedError(
-            f"slot {asked} is not the start of a {slots.period} in {slots.zone}; wanted {format_instant(wanted)}",
-            code="slot_unknown",
-        )
-    if wanted > current:
+    moment, oldest = parse_instant(asked), _shift(current, slots, -slots.backfill)
+    if moment > now:
         raise PolicyDeniedError(f"slot {asked} lies in the future", code="slot_in_future")
-    oldest = _shift(current, slots, -slots.backfill)
-    if wanted < oldest:
+    if moment < oldest:
         raise PolicyDeniedError(
             f"slot {asked} is too old; the approval allows back to {format_instant(oldest)}",
             code="slot_too_old",
             hint="ask the owner to approve a larger backfill",
+        )
+    start = slot_of(moment, slots=slots)
+    if start != asked:
+        raise PolicyDeniedError(
+            f"slot {asked} is not the start of a {slots.period} in {slots.zone}; wanted {start}", code="slot_unknown"
         )
     return asked
 

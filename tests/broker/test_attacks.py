@@ -260,6 +260,17 @@ def test_a_nonce_is_spent_by_a_refusal_too(world: World) -> None:
         guest.client.lease(guest.request())
 
 
+def test_a_nonce_is_spent_by_what_is_no_quote_and_the_denial_is_seen(world: World) -> None:
+    guest = Guest(world, run_id=world.ready_run())
+    guest.attest(quote=b"no quote")
+    with refused(MalformedInputError, "quote_malformed"):
+        guest.client.lease(guest.request())
+    status = world.status(guest.job.run_id)
+    assert (status.state, status.code) == ("denied", "quote_malformed")
+    with refused(VerificationError, "nonce_spent"):
+        guest.client.lease(guest.request())
+
+
 def test_evidence_is_handed_in_once_per_session(world: World) -> None:
     guest = Guest(world, run_id=world.ready_run())
     guest.attest()
@@ -395,7 +406,7 @@ def test_a_run_needs_labels_of_a_sane_length(world: World) -> None:
 
 def test_a_slot_that_is_no_start_of_a_period_or_lies_ahead_is_refused(world: World) -> None:
     with refused(PolicyDeniedError, "slot_unknown"):
-        world.open_run(slot=format_instant(world.now.replace(minute=17, second=5)))
+        world.open_run(slot=format_instant(world.now - timedelta(seconds=1)))
     ahead = slot_of(world.now + timedelta(days=2), slots=world.approval().slots)
     with refused(PolicyDeniedError, "slot_in_future"):
         world.open_run(slot=ahead)

@@ -109,3 +109,13 @@ def test_what_is_not_the_start_of_a_period_is_refused(asked: str) -> None:
 def test_an_unknown_time_zone_is_refused(zone: str) -> None:
     with pytest.raises(ConfigurationError, match="is not known"):
         slot_of(NOW, slots=make_slots(zone=zone))
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Asia/Kolkata"])
+@pytest.mark.parametrize(
+    ("asked", "code"), [("9999-12-31T23:59:59Z", "slot_in_future"), ("0001-01-01T00:00:00Z", "slot_too_old")]
+)
+def test_a_slot_at_the_end_of_time_is_refused(zone: str, asked: str, code: str) -> None:
+    with pytest.raises(PolicyDeniedError) as refused:
+        choose_slot(asked, slots=make_slots(zone=zone), now=NOW)
+    assert refused.value.code == code

@@ -32,7 +32,7 @@ from ppml_airflow.broker.service.cases import Case, committed_receipt, find_job,
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.service.sessions import challenge_of, load_session, spend
 from ppml_airflow.domain.documents import Lease, LeaseKeys
-from ppml_airflow.errors import PolicyDeniedError, PpmlError, VerificationError
+from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError, VerificationError
 from ppml_airflow.protocol.messages import Attest, LeaseAnswer
 from ppml_airflow.provenance.passport import EvidenceRecord
 from ppml_airflow.sealing import wrapping
@@ -46,11 +46,13 @@ RELEASE_KEK = "release-keys"
 def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswer:
     """Judge a session's evidence: a Grant for a preflight, a Lease for a job, the receipt for a committed step.
 
-    The nonce is spent whatever the answer is; the same session asked again gets the same bytes.
+    The nonce is spent whatever the answer is, and a denial is recorded; the same session asked again gets the same
+    bytes.
 
     Raises:
         VerificationError: the evidence is not authentic, not fresh or not of this job.
-        PolicyDeniedError: a rule says no; the denial is recorded.
+        PolicyDeniedError: a rule says no.
+        MalformedInputError: what was handed in as a quote or a key is none.
         UnavailableError: an output is being written by another run; the nonce stays unspent.
     """
     denied: PpmlError
@@ -66,7 +68,7 @@ def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswe
                 answer = _judge(broker, ledger, session=session, request=request, where=where)
             spend(ledger, session_id=session_id, answer=answer)
             return answer
-        except (VerificationError, PolicyDeniedError) as error:
+        except (VerificationError, PolicyDeniedError, MalformedInputError) as error:
             spend(ledger, session_id=session_id, answer=None)
             record_denial(ledger, where=where, error=error)
             denied = error
