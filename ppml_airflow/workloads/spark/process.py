@@ -20,12 +20,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ppml_airflow.errors import ConfigurationError, UnavailableError
+from ppml_airflow.errors import ConfigurationError, UnavailableError, VerificationError
 from ppml_airflow.workloads import supervisor
-from ppml_airflow.workloads.job import WorkloadJob
+from ppml_airflow.workloads.job import JobResult, WorkloadJob
 from ppml_airflow.workloads.spark import settings
 from ppml_airflow.workloads.spark.guest_socket import Connection, GuestSocket, input_links
 from ppml_airflow.workloads.spark.installation import SparkInstallation
@@ -157,10 +157,14 @@ class SparkProcess:
         self.kill()
         self.socket.close()
 
-    def write_log(self, error: BaseException) -> None:
-        """Append an error of our own to the job's log."""
-        with self._log.open("a") as log:
-            log.writelines(traceback.format_exception(error))
+    def answered(self, run: Callable[[], JobResult]) -> JobResult:
+        """Run after the lease: whatever goes wrong, a word of the vocabulary leaves, and the text goes to the log."""
+        try:
+            return run()
+        except Exception as error:  # an error of any class could quote the data
+            with self._log.open("a") as log:
+                log.writelines(traceback.format_exception(error))
+            return JobResult(outcome="output_mismatch" if isinstance(error, VerificationError) else "job_failed")
 
     def log_tail(self) -> str:
         """The last lines of the log. To be told only before the lease."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ppml_airflow.errors import ConfigurationError, VerificationError
+from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
 from ppml_airflow.workloads.spark.guest_socket import input_links
@@ -82,11 +82,7 @@ class SparkPython:
 
     def run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
         """Run the prepared program; see `job.Workload`."""
-        try:
-            return self._run(keys=keys, on_progress=on_progress)
-        except Exception as error:  # Whatever it is, only a word of the vocabulary may leave.
-            self._process.write_log(error)
-            return JobResult(outcome="output_mismatch" if isinstance(error, VerificationError) else "job_failed")
+        return self._process.answered(lambda: self._run(keys=keys, on_progress=on_progress))
 
     def cancel(self) -> None:
         """Make a `run` in another thread end with `cancelled`."""
