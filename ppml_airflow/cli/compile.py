@@ -30,14 +30,33 @@ _BY_EXIT_CODE: Mapping[int, type[PpmlError]] = {1: PolicyDeniedError, 2: Configu
 @click.command("compile")
 @click.argument("dag_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--dag", "dag_id", help="Which DAG of the file, if it has several.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("approval.json"), show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("approval.json"),
+    show_default=True,
+    help="Where to write it.",
+)
 @click.option("--domain-id", help="The domain whose owners are asked; this home's if not given.")
 @click.option("--replaces", help="Digest of the approval in force; found out if not given.")
-@click.option("--runs-per-slot", type=click.IntRange(1, 1000), default=1, show_default=True)
-@click.option("--backfill", type=click.IntRange(0, 1000), default=0, show_default=True)
-@click.option("--window-hours", type=click.IntRange(1, 1000), default=24, show_default=True)
-@click.option("--valid-days", type=click.IntRange(1, 366), default=90, show_default=True)
-@click.option("--log-recipient", "log_recipients", multiple=True, default=("owner",), show_default=True)
+@click.option("--runs-per-slot", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs of one period.")
+@click.option("--backfill", type=click.IntRange(0, 1000), default=0, show_default=True, help="Older periods allowed.")
+@click.option(
+    "--window-hours",
+    type=click.IntRange(1, 1000),
+    default=24,
+    show_default=True,
+    help="Hours that a run may last after its period.",
+)
+@click.option("--valid-days", type=click.IntRange(1, 366), default=90, show_default=True, help="Days from now.")
+@click.option(
+    "--log-recipient",
+    "log_recipients",
+    multiple=True,
+    default=("owner",),
+    show_default=True,
+    help="A holder of a log key who may read what the jobs print; several if repeated.",
+)
 def command(
     dag_file: Path,
     *,

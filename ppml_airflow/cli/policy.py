@@ -30,7 +30,13 @@ def show(name: str) -> None:
 
 @policy.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--key", "keys", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A root key; several for a domain whose threshold is above one. Those in this home if not given.",
+)
 def sign(file: Path, *, keys: tuple[Path, ...]) -> None:
     """Sign the policy in FILE (YAML) as the owner, and hand it to the broker."""
     home = Home.default()

@@ -31,14 +31,14 @@ def trust() -> None:
 
 
 @trust.command()
-@click.option("--domain", "domain_file", metavar="FILE", type=_FILE, help="The domain; this installation's by default")
+@click.option("--domain", "domain_file", metavar="FILE", type=_FILE, help="The domain; this installation's by default.")
 @click.option(
     "--tee-root",
     "root_files",
     metavar="PEM",
     type=_FILE,
     multiple=True,
-    help="A TEE root certificate; by default Intel's for a hardware domain, this installation's for a simulated one",
+    help="A TEE root certificate; by default Intel's for a hardware domain, this installation's for a simulated one.",
 )
 @click.option(
     "--pin",
@@ -46,9 +46,9 @@ def trust() -> None:
     metavar="PASSPORT",
     type=_FILE,
     multiple=True,
-    help="Verify this passport and pin the broker's log where it ends: later passports must continue it",
+    help="Verify this passport and pin the broker's log where it ends: later passports must continue it.",
 )
-@click.option("--output", metavar="FILE", type=_FILE, help="Write to this file instead of standard output")
+@click.option("--output", metavar="FILE", type=_FILE, help="Write to this file instead of standard output.")
 def export(
     *, domain_file: Path | None, root_files: tuple[Path, ...], pinned: tuple[Path, ...], output: Path | None
 ) -> None:

@@ -28,9 +28,9 @@ from ppml_airflow.units import Trust, spell_trust
     "bundle",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Whom you trust: domain, TEE roots, pinned checkpoints; made by: ppml trust export",
+    help="Whom you trust: domain, TEE roots, pinned checkpoints; made by: ppml trust export.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report, or the refusal, as JSON")
+@click.option("--json", "as_json", is_flag=True, help="Print the report, or the refusal, as JSON.")
 def verify(passport: Path, *, bundle: Path | None, as_json: bool) -> None:
     """Verify a PASSPORT offline."""
     trust: Trust | None = None
