@@ -277,6 +277,23 @@ def test_a_type_error_is_told(judge: SparkSql) -> None:
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
+        ("SELECT " + "NOT " * 5000 + "true AS x", "statement is nested too deep"),
+        ("SELECT " + "(" * 3000 + "1" + ")" * 3000 + " AS x", "statement is nested too deep"),
+        ("SELECT plan FROM plans TABLESAMPLE (:low PERCENT)", "q.sql: "),
+    ],
+)
+def test_a_statement_that_ends_the_parser_in_an_error_is_told_and_the_next_one_judged(
+    judge: SparkSql, statement: str, said: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        judge.judge(statement)
+    assert (caught.value.code, said in caught.value.message) == ("sql_invalid", True)
+    judge.judge("SELECT plan FROM plans")
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
         ("SELECT plan, plan FROM plans", "column plan twice"),
         ("SELECT plan, 1 AS Plan FROM plans", "column Plan twice"),
         ("SELECT map('a', 1) AS m", "column m has type map"),

@@ -5,11 +5,14 @@ import org.apache.spark.SparkThrowable;
 import org.apache.spark.sql.AnalysisException;
 import scala.Option;
 
-/** Spark's analysis errors in our words. Only for phase 1, where no data exists. */
+/** Spark's errors in our words. Only for phase 1, where no data exists. */
 final class Messages {
     private Messages() {}
 
-    static Refusal describe(Exception error) {
+    static Refusal describe(Throwable error) {
+        if (error instanceof StackOverflowError) {
+            return new Refusal("sql_invalid", "", "statement is nested too deep");
+        }
         if (!(error instanceof AnalysisException analysis)) {
             return new Refusal("sql_invalid", condition(error), firstLine(error));
         }

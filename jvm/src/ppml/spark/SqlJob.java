@@ -76,6 +76,8 @@ public final class SqlJob {
                     return judge(message);
                 } catch (Refusal refusal) {
                     return refusal.answer();
+                } catch (Throwable error) { // A deep nesting ends Spark's parser in an Error, for one.
+                    return Messages.describe(error).answer();
                 }
             case "run":
                 try {
@@ -92,7 +94,7 @@ public final class SqlJob {
 
     // ------------------------------------------------------------------------------------------ phase 1
 
-    private JsonNode judge(JsonNode message) throws Refusal {
+    private JsonNode judge(JsonNode message) throws Exception {
         query = null;
         grant(message.get("views"));
         Map<String, Expression> parameters = parameters(message.get("params"));
@@ -100,13 +102,7 @@ public final class SqlJob {
         LogicalPlan parsed = parse(message.get("sql").asText());
         judge.judge(parsed);
         LogicalPlan bound = bind(parsed, parameters);
-        try {
-            resultType = analyse(bound).schema();
-        } catch (Refusal refusal) {
-            throw refusal;
-        } catch (Exception error) {
-            throw Messages.describe(error);
-        }
+        resultType = analyse(bound).schema();
         query = bound;
         ArrayNode columns = Guest.JSON.createArrayNode();
         for (StructField field : resultType.fields()) {
@@ -125,13 +121,11 @@ public final class SqlJob {
         }
     }
 
-    private LogicalPlan parse(String text) throws Refusal {
+    private LogicalPlan parse(String text) throws Exception {
         try {
             return session.sessionState().sqlParser().parsePlan(text);
         } catch (ParseException error) {
             throw SyntaxErrors.describe(text, error);
-        } catch (Exception error) {
-            throw Messages.describe(error);
         }
     }
 
