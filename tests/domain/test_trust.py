@@ -9,7 +9,7 @@ from ppml_airflow.domain.documents import Certificate, Domain, Role, Run
 from ppml_airflow.domain.trust import Certificates, verify_broker_document, verify_owner_document
 from ppml_airflow.errors import VerificationError
 from ppml_airflow.sealing.wrapping import SealingKey
-from ppml_airflow.signing import PublicKey, SigningKey, add_signature
+from ppml_airflow.signing import PublicKey, SigningKey, sign_payload
 from tests.support.owners import Owners
 
 replace = msgspec.structs.replace
@@ -52,7 +52,8 @@ def test_two_owners_must_both_sign(owners: Owners) -> None:
     alone = owners.root.sign(certificate)
     with pytest.raises(VerificationError, match="wanted at least 2"):
         verify_owner_document(alone, into=Certificate, domain=domain)
-    assert verify_owner_document(add_signature(alone, key=second), into=Certificate, domain=domain) == certificate
+    both = sign_payload(alone.payload, payload_type=alone.payload_type, keys=(owners.root, second))
+    assert verify_owner_document(both, into=Certificate, domain=domain) == certificate
 
 
 # ---------------------------------------------------------------- certificates

@@ -19,7 +19,7 @@ from ppml_airflow.provenance.report import PassportReport
 from ppml_airflow.provenance.verification import verify_passport
 from ppml_airflow.sealing.manifest import Part
 from ppml_airflow.sealing.wrapping import SealingKey
-from ppml_airflow.signing import SigningKey, add_signature
+from ppml_airflow.signing import SigningKey, sign_payload
 from ppml_airflow.units import format_instant
 from tests.support.owners import Owners
 from tests.support.simulated_run import DATASETS, ZERO, SimulatedRun, complete_run, make_platform, start_run
@@ -102,7 +102,11 @@ def test_an_input_made_in_an_earlier_run_is_named(fresh: SimulatedRun) -> None:
 def test_two_owners_signatures_are_verified(platform: SimulatedPlatform) -> None:
     owners = Owners(*DATASETS)
     run = start_run(platform, owners=owners)
-    run.approval_envelope = add_signature(run.approval_envelope, key=SigningKey.generate())
+    run.approval_envelope = sign_payload(
+        run.approval_envelope.payload,
+        payload_type=run.approval_envelope.payload_type,
+        keys=(owners.root, SigningKey.generate()),
+    )
     with pytest.raises(VerificationError, match="unknown key"):
         accept(run)
 
