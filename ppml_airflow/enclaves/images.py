@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from ppml_airflow.enclaves import environments
 from ppml_airflow.enclaves.installation import DOMAIN, INSTALLATION, JAR, Installation
 from ppml_airflow.enclaves.measurement import FileDigestCache, measure
 from ppml_airflow.errors import ConfigurationError, PpmlError
-from ppml_airflow.units import Digest
+from ppml_airflow.units import Digest, HexId
 
 Progress = Callable[[str], None]
 _RECORD = "set-up.json"
@@ -41,6 +42,8 @@ class SetUp(Document, frozen=True, kw_only=True):
     inputs: Digest
     environment: Digest
     measurement: str
+    build: HexId
+    """Random: tells a new build from the one before, even where both measure alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +134,7 @@ def _set_up(plan: _Plan) -> None:
     environments.compile_sources(env, installed_at=final_env, bytecode=bytecode)
     _put_in_place(plan)
     measurement = measure(plan.folder, cache=FileDigestCache())
-    record = SetUp(inputs=inputs, environment=environment, measurement=measurement.hex)
+    record = SetUp(inputs=inputs, environment=environment, measurement=measurement.hex, build=secrets.token_hex(16))
     (plan.folder / _RECORD).write_bytes(canonical.encode(record))
     plan.say(f"set up, {measurement.files} files, measurement {measurement.hex[:16]}…")
 

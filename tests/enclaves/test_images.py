@@ -65,9 +65,10 @@ def test_another_package_is_installed_without_installing_the_environment_anew(so
 
 def test_a_file_that_somebody_changed_does_not_survive_the_next_set_up(source: Path, tmp_path: Path) -> None:
     folder, _ = set_up(source, tmp_path)
-    before = measure(folder, cache=FileDigestCache()).digest
+    before, record = measure(folder, cache=FileDigestCache()).digest, (folder / "set-up.json").read_bytes()
     (environments.site_packages(folder / "env") / "sample.py").write_text("ANSWER = 'evil'\n")
     _, said = set_up(source, tmp_path)
+    assert (folder / "set-up.json").read_bytes() != record, "a new build is told from the one before"
     assert said[0].endswith("changed since it was set up; building it anew")
     assert run_in(folder, "import sample; print(sample.ANSWER)") == "42"
     assert measure(folder, cache=FileDigestCache()).digest == before
