@@ -201,7 +201,7 @@ def test_a_run_that_the_approval_does_not_cover_is_refused(
 
 
 def test_a_slot_that_the_approval_does_not_have_is_refused(fresh: SimulatedRun) -> None:
-    fresh.run = replace(fresh.run, slot="2026-01-01T12:34:56Z")
+    fresh.run = replace(fresh.run, slot=fresh.run.slot.replace(":00Z", ":01Z"))
     fresh.run_envelope = fresh.owners.broker.sign(fresh.run)
     refuse(fresh, match="is not the start of a day", code="slot_unknown")
 
