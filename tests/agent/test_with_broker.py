@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,28 +16,26 @@ from ppml_airflow.agent.agent import Agent
 from ppml_airflow.agent.settings import load_settings
 from ppml_airflow.agent.tasks import Outcome, Progress
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from ppml_airflow.broker.service.leases import RELEASE_KEK
 from ppml_airflow.errors import PolicyDeniedError
 from ppml_airflow.keys.keystore import KeystoreFile
 from ppml_airflow.protocol.listening import listening_socket
 from ppml_airflow.protocol.messages import AgentTask, Commit
 from tests.support.agent_home import DELIVER_REPORT, SEAL_VISITS, write_agent
-from tests.support.broker_world import Guest, World
+from tests.support.broker_world import Guest, World, make_keystore
 from tests.support.enclave_output import EnclaveOutput
+from tests.support.simulated_run import make_platform
 
 MITTE = pa.table({"clinic": ["Mitte"], "cost": [17.75]})
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPlatform:
-    return SimulatedPlatform.create(tmp_path_factory.mktemp("tee") / "platform", now=datetime.now(UTC))
+    return make_platform(tmp_path_factory.mktemp("tee") / "platform")
 
 
 @pytest.fixture(scope="module")
 def keystore(tmp_path_factory: pytest.TempPathFactory) -> KeystoreFile:
-    keystore = KeystoreFile.create(tmp_path_factory.mktemp("keys") / "keystore.json", passphrase=b"correct horse")
-    keystore.create_key(RELEASE_KEK)
-    return keystore
+    return make_keystore(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture

@@ -1,28 +1,25 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from ppml_airflow.broker.service.leases import RELEASE_KEK
 from ppml_airflow.keys.keystore import KeystoreFile
-from tests.support.broker_world import World
+from tests.support.broker_world import World, make_keystore
 from tests.support.guest_world import GuestWorld
+from tests.support.simulated_run import make_platform
 
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPlatform:
-    return SimulatedPlatform.create(tmp_path_factory.mktemp("tee") / "platform", now=datetime.now(UTC))
+    return make_platform(tmp_path_factory.mktemp("tee") / "platform")
 
 
 @pytest.fixture(scope="session")
 def keystore(tmp_path_factory: pytest.TempPathFactory) -> KeystoreFile:
-    """One for all tests, because deriving its key takes a second; every world has keys of its own in it."""
-    keystore = KeystoreFile.create(tmp_path_factory.mktemp("keys") / "keystore.json", passphrase=b"correct horse")
-    keystore.create_key(RELEASE_KEK)
-    return keystore
+    """One for all tests; every world has keys of its own in it."""
+    return make_keystore(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import msgspec
 from starlette.testclient import TestClient
 
 from ppml_airflow import canonical
-from ppml_airflow.attestation.policy import ImageReference, Policy
+from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.broker.service.api import create_app
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller, hash_token
+from ppml_airflow.broker.service.leases import RELEASE_KEK
 from ppml_airflow.broker.store import Store
 from ppml_airflow.domain.documents import (
     Approval,
@@ -40,11 +41,19 @@ from ppml_airflow.sealing.manifest import Manifest, Part
 from ppml_airflow.signing import Envelope, SigningKey
 from ppml_airflow.units import format_instant
 from tests.support.owners import Owners
-from tests.support.simulated_run import AGGREGATE, MEASUREMENT, SUMMARISE
+from tests.support.policies import MEASUREMENT, standard_policy
+from tests.support.simulated_run import AGGREGATE, SUMMARISE
 
 DATASETS = ("visits", "plans", "report", "summary", "survey")
 PIPELINE = "nightly"
 PART = canonical.digest_bytes(b"sealed")
+
+
+def make_keystore(folder: Path) -> KeystoreFile:
+    """A keystore as a broker begins with. Deriving its key takes a second: make one for many tests."""
+    keystore = KeystoreFile.create(folder / "keystore.json", passphrase=b"correct horse")
+    keystore.create_key(RELEASE_KEK)
+    return keystore
 
 
 class LocalClient(BrokerClient):
@@ -108,20 +117,8 @@ class World:
 
     # ------------------------------------------------------------ the owner
 
-    def policy(self, *, version: int = 1, **changes: object) -> Policy:
-        policy = Policy(
-            domain_id=self.owners.domain.domain_id,
-            name="standard",
-            version=version,
-            images={"spark": ImageReference(measurements=(MEASUREMENT.hex(),))},
-            tees=("sgx",),
-            trust_roots=(self.platform.root.key_id,),
-            tcb_statuses=("UpToDate",),
-            advisories=(),
-            minimum_evaluation_number=1,
-            platform_features=("smt", "dynamic_platform", "cached_keys"),
-        )
-        return msgspec.structs.replace(policy, **changes)
+    def policy(self, **changes: object) -> Policy:
+        return standard_policy(self.owners.domain, platform=self.platform, **changes)
 
     def approval(self, **changes: object) -> Approval:
         approval = Approval(

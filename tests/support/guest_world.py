@@ -27,7 +27,7 @@ from ppml_airflow.sealing.versions import NewVersion, Producer, dataset_folder
 from ppml_airflow.signing import Envelope, SigningKey
 from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
 from tests.support.broker_world import World
-from tests.support.simulated_run import MEASUREMENT
+from tests.support.policies import MEASUREMENT
 
 CODE = {"query.sql": b"select 1"}
 COLUMNS = (Column(name="rows", type="int64"),)

@@ -6,7 +6,6 @@ whatever he is given) or edit the finished passport (everybody else, who has no 
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ppml_airflow import canonical
-from ppml_airflow.attestation.policy import ImageReference, Policy
+from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.domain.documents import (
@@ -55,8 +54,8 @@ from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import Envelope, SigningKey
 from ppml_airflow.units import Digest, format_instant
 from tests.support.owners import Owners
+from tests.support.policies import MEASUREMENT, standard_policy
 
-MEASUREMENT = hashlib.sha256(b"image spark").digest()
 ZERO = "sha256:" + "0" * 64
 
 
@@ -160,21 +159,9 @@ class SimulatedRun:
         self.collateral_digest = canonical.digest_bytes(text.encode())
         self.collateral = {self.collateral_digest: text}
 
-    def make_policy(self, *, version: int = 1, **changes: object) -> Policy:
+    def make_policy(self, **changes: object) -> Policy:
         """The owners' policy; `changes` replace its fields."""
-        policy = Policy(
-            domain_id=self.owners.domain.domain_id,
-            name="standard",
-            version=version,
-            images={"spark": ImageReference(measurements=(MEASUREMENT.hex(),))},
-            tees=("sgx",),
-            trust_roots=(self.platform.root.key_id,),
-            tcb_statuses=("UpToDate",),
-            advisories=(),
-            minimum_evaluation_number=1,
-            platform_features=("smt", "dynamic_platform", "cached_keys"),
-        )
-        return msgspec.structs.replace(policy, **changes)
+        return standard_policy(self.owners.domain, platform=self.platform, **changes)
 
     # ------------------------------------------------------------ the broker's and the enclaves' part, in order
 

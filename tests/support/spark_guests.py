@@ -21,16 +21,14 @@ import uvicorn
 from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import ImageReference
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from ppml_airflow.broker.service.leases import RELEASE_KEK
 from ppml_airflow.cli.image import build_wheel
 from ppml_airflow.domain.documents import Approval, Input, IntegerParam, Limits, Output, Step
 from ppml_airflow.enclaves.images import set_up_image
 from ppml_airflow.enclaves.measurement import FileDigestCache, measure
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
 from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
-from ppml_airflow.keys.keystore import KeystoreFile
 from ppml_airflow.protocol.messages import LaunchRequest
-from tests.support.broker_world import World
+from tests.support.broker_world import World, make_keystore
 from tests.support.guest_world import GuestWorld
 from tests.support.small_images import wait_until
 
@@ -91,8 +89,7 @@ class SparkGuests:
         self.home = folder / "home"
         self.socket = folder / "quoting.sock"
         self._broker_socket = folder / "broker.sock"
-        keystore = KeystoreFile.create(folder / "keystore.json", passphrase=b"correct horse")
-        keystore.create_key(RELEASE_KEK)
+        keystore = make_keystore(folder)
         steps = (
             spark_step("aggregate", SQL, output="report"),
             spark_step("casting", CASTING, output="summary"),
