@@ -3,10 +3,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 
+import httpx
 import pytest
 
-from ppml_airflow.operators.triggers import StepTrigger, is_settled
+from ppml_airflow.errors import UnavailableError
+from ppml_airflow.operators.triggers import StepTrigger, ask_status, is_settled
 from tests.support.fake_pipeline import TOKEN
 
 pytestmark = pytest.mark.usefixtures("connected")
@@ -64,6 +67,15 @@ def test_a_long_absence_of_the_broker_ends_the_wait(broker):
     assert woken(trigger(broker))["woken"] == "unavailable"
 
 
+def test_a_broker_where_nothing_listens_is_one_to_be_asked_again():
+    async def ask():
+        async with httpx.AsyncClient(base_url="http://127.0.0.1:1", trust_env=False) as client:
+            await ask_status(client, run_id="d" * 32, step="count")
+
+    with pytest.raises(UnavailableError, match="does not answer"):
+        asyncio.run(ask())
+
+
 def test_a_refusal_of_the_broker_ends_the_wait_with_its_code(broker):
     waiting = trigger(broker)
     broker.runs.clear()
@@ -72,8 +84,14 @@ def test_a_refusal_of_the_broker_ends_the_wait_with_its_code(broker):
 
 
 def test_what_is_waited_for_is_logged_once(broker, capfd):
-    threading.Timer(0.2, lambda: broker.put("count", waiting_for="receipt")).start()
-    threading.Timer(0.4, lambda: broker.commit("count")).start()
+    def move_on():
+        for change in (lambda: broker.put("count", waiting_for="receipt"), lambda: broker.commit("count")):
+            enough = broker.asked + 3
+            while broker.asked < enough:
+                time.sleep(0.01)
+            change()
+
+    threading.Thread(target=move_on, daemon=True).start()
     woken(trigger(broker))
     logged = "".join(capfd.readouterr())
     assert logged.count("step count waits for inputs: visits") == 1

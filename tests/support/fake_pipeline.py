@@ -98,6 +98,8 @@ class FakePipelineBroker(HttpFake):
         self.refusals: dict[str, PpmlError] = {}
         self.cancelled: list[str] = []
         self.closed: list[str] = []
+        self.asked = 0
+        """How often the state of a step was asked for."""
         for step in approval.steps if approval else ():
             self.put(step.name)
 
@@ -169,6 +171,7 @@ class FakePipelineBroker(HttpFake):
         return self._view(self.runs.setdefault(key, f"{len(self.runs):032x}"))
 
     def _status(self, run_id: str, step: str) -> StepStatus:
+        self.asked += 1
         self._refuse("status")
         if run_id not in self.runs.values():
             raise ConfigurationError(f"run {run_id} is not known here", code="run_unknown")
