@@ -440,11 +440,15 @@ def test_a_lease_with_another_holder_of_a_certificate_as_recipient_is_refused(gu
 def test_a_lease_to_a_recipient_who_is_not_certified_for_the_output_is_refused(guests: GuestWorld) -> None:
     run_id = guests.gated_run()
     narrow = guests.world.owners.certify(
-        "recipient", subject="analyst", key=SealingKey.generate().public, datasets=("visits",)
+        "recipient",
+        subject="analyst",
+        key=SealingKey.generate().public,
+        datasets=("visits",),
+        expires_in=timedelta(days=9),  # so that the broker itself goes on choosing the other one
     )
     guests.world.client.put_certificate(guests.world.owners.certificates[-1])
     guests.meddle(lambda lease: recipients(lease, narrow.serial))
-    with pytest.raises(VerificationError) as refused:
+    with pytest.raises(VerificationError, match="lease seals report to analyst, not certified for it") as refused:
         guests.run(guests.request(run_id))
     assert refused.value.code == "not_certified"
 
