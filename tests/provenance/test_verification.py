@@ -692,10 +692,10 @@ def test_an_input_of_a_producer_not_certified_for_it_is_refused(fresh: Simulated
 
 def test_an_input_under_the_name_of_another_producer_is_refused(fresh: SimulatedRun) -> None:
     key = SigningKey.generate()
-    other = fresh.owners.certify("producer", subject="other", key=key.public, datasets=("plans",))
+    other = fresh.owners.certify("producer", subject="other", key=key.public, datasets=("plans", "visits"))
     fresh.publish(fresh.make_manifest("visits", run_id=fresh.run_id, producer=other.serial), key=key)
     with_plans(fresh, key=key)
-    refuse(fresh, match="step aggregate: ", code="not_certified")
+    refuse(fresh, match="input plans: signed by another key than its producer's", code="not_certified")
 
 
 def test_an_input_of_a_producer_whose_certificate_had_expired_is_refused(fresh: SimulatedRun) -> None:

@@ -32,9 +32,12 @@ from ppml_airflow.sealing.versions import (
     Producer,
     SealedVersion,
     dataset_folder,
+    finish_version,
     load_envelope,
+    seal_bodies,
+    unfinished_folder,
 )
-from ppml_airflow.sealing.wrapping import SealingKey
+from ppml_airflow.sealing.wrapping import SealingKey, new_key
 from ppml_airflow.signing import Envelope, SigningKey, sign_payload
 from tests.support.sealing_keys import HeldKey
 
@@ -326,6 +329,16 @@ def test_a_dropped_file_is_noticed_even_if_the_manifest_drops_it_too(tmp_path: P
     manifest = msgspec.structs.replace(version.manifest, parts=version.manifest.parts[:-1])
     with pytest.raises(VerificationError):
         open_model(version, tmp_path / "opened", manifest=manifest)
+
+
+def test_a_directory_that_names_more_files_than_there_are_is_refused(tmp_path: Path, files: dict[str, Path]) -> None:
+    key, place = new_key(), new(dataset="model")
+    with unfinished_folder(tmp_path / "s", new=place) as folder:
+        sources = [encode_directory(files), *list(files.values())[:-1]]
+        parts = seal_bodies(sources, folder, new=place, data_key=key, padded=False)
+        version = finish_version(folder, new=place, body="files", parts=parts, columns=(), wraps=(), maker=PRODUCER)
+    with pytest.raises(VerificationError, match="other files than it names"):
+        open_files(version.manifest, folder=version.folder, data_key=key, target=tmp_path / "opened")
 
 
 # ---------------------------------------------------------------- attacks on manifests and keys
