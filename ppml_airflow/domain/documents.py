@@ -379,7 +379,7 @@ class Receipt(SignedDocument, frozen=True, kw_only=True):
     outputs: tuple[DatasetVersion, ...]
     members: tuple[Digest, ...]
     outcome: Name
-    """`ok`, or a code of the closed vocabulary (`guest.vocabulary`)."""
+    """`ok`, or a code of the closed vocabulary (`workloads.vocabulary`, and `guest_failed`)."""
     disclosed: Mapping[Name, int]
     log: Digest | None
     """Digest of the sealed log."""
