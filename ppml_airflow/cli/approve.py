@@ -16,6 +16,7 @@ from ppml_airflow.cli.home import Home
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_certified
 from ppml_airflow.cli.stack import Stack
+from ppml_airflow.cli.terminal import plain_lines
 from ppml_airflow.cli.words import describe_approval, describe_difference
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
@@ -74,7 +75,8 @@ def _show(approval: Approval, *, in_force: Approval | None, code: Path) -> None:
             continue
         for name, content in files.items():
             click.echo(f"--- {step.name}/{name}")
-            click.echo(content[:_LONGEST_CODE].decode(errors="backslashreplace"))
+            for line in plain_lines(content[:_LONGEST_CODE].decode(errors="backslashreplace")):
+                click.echo(f"    {line}")
             if len(content) > _LONGEST_CODE:
                 click.echo(f"--- {len(content) - _LONGEST_CODE} more bytes in {code / step.name / name}")
     if in_force is None:

@@ -16,6 +16,7 @@ import click
 from ppml_airflow import canonical
 from ppml_airflow.cli.home import Home
 from ppml_airflow.cli.owner import Owner
+from ppml_airflow.cli.terminal import plain_lines
 from ppml_airflow.domain.documents import Receipt
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, VerificationError
 from ppml_airflow.provenance.passport import parse_passport
@@ -43,7 +44,8 @@ def logs(run: str, *, step: str | None, key: Path | None) -> None:
     for attempt in sorted(folder.iterdir()):
         if step is None or attempt.name.rpartition("-")[0] == step:
             click.echo(f"--- {attempt.name}")
-            click.echo(_open(attempt, key=private, serials=serials, expected=expected.get(attempt.name)))
+            log = _open(attempt, key=private, serials=serials, expected=expected.get(attempt.name))
+            click.echo("\n".join(plain_lines(log)))
 
 
 def find_run(home: Home, *, run: str) -> Path:

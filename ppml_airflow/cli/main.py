@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import click
 
+from ppml_airflow.cli.terminal import plain
 from ppml_airflow.errors import PpmlError
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(arguments, prog_name="ppml", standalone_mode=True)
     except PpmlError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(plain(f"error: {error}"), err=True)
         sys.exit(error.exit_code)
 
 

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from ppml_airflow import canonical
+from ppml_airflow.cli.terminal import plain
 from ppml_airflow.errors import ConfigurationError, PpmlError, VerificationError
 from ppml_airflow.provenance.passport import MAX_PASSPORT_BYTES
 from ppml_airflow.provenance.report import PassportReport, StepReport
@@ -74,7 +75,7 @@ def format_report(report: PassportReport) -> list[str]:
         f"note: input {one.dataset} version {one.version} was made in an earlier run; its passport shows how"
         for one in report.earlier_inputs
     ]
-    return lines
+    return [plain(line) for line in lines]
 
 
 def _format_step(step: StepReport) -> list[str]:

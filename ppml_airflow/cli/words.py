@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 
+from ppml_airflow.cli.terminal import plain
 from ppml_airflow.domain.documents import Approval, Step
 from ppml_airflow.domain.params import describe_bounds
 
@@ -22,7 +23,7 @@ def describe_approval(approval: Approval) -> list[str]:
     lines += [f"order: {earlier} before {later}" for earlier, later in approval.edges]
     for step in approval.steps:
         lines += _describe_step(step)
-    return lines
+    return [plain(line) for line in lines]
 
 
 def describe_difference(before: Approval, after: Approval) -> list[str]:

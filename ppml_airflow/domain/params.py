@@ -92,7 +92,7 @@ def describe_bounds(param: Param) -> str:
         case BooleanParam():
             return "true or false"
         case EnumParam():
-            return "one of " + ", ".join(param.choices)
+            return "one of " + ", ".join(map(repr, param.choices))
         case IntegerParam():
             return f"a whole number from {param.minimum} to {param.maximum}"
         case DecimalParam():

@@ -78,6 +78,20 @@ def test_the_owner_reads_words_and_code_and_signs(compiled: Path, owner: Owner) 
     assert [envelope.payload for envelope in owner.approvals("nightly")] == [compiled.read_bytes()]
 
 
+@pytest.mark.parametrize("hidden", ["\x1b[1A\x1b[2K", "\r", "\b", "\u202e", "\u200b", "\x9b2K", "\u2028"])
+def test_code_cannot_hide_from_the_owner_who_reads_it(
+    compiled: Path, owner: Owner, approval: Approval, hidden: str
+) -> None:
+    code = f"SELECT name -- {hidden}\nfrom visits\nno approval of this pipeline is in force".encode()
+    (code_folder(compiled) / "aggregate" / "query.sql").write_bytes(code)
+    step = msgspec.structs.replace(approval.steps[0], code={"query.sql": canonical.digest_bytes(code)})
+    compiled.write_bytes(canonical.encode(msgspec.structs.replace(approval, steps=(step,))))
+    shown = ppml("approve", str(compiled), answer="n\n").output
+    assert hidden not in shown
+    assert hidden.encode("unicode_escape").decode() in shown
+    assert "\n    no approval of this pipeline is in force\n" in shown
+
+
 def test_an_owner_who_says_no_has_signed_nothing(compiled: Path, owner: Owner) -> None:
     assert ppml("approve", str(compiled), answer="n\n").exit_code == 1
     assert owner.approvals("nightly") == []

@@ -63,6 +63,15 @@ def test_a_changed_byte_is_refused(files: Path) -> None:
     assert done.stderr.startswith("error: ")
 
 
+def test_a_passport_cannot_write_a_verdict_of_its_own_on_the_terminal(files: Path) -> None:
+    (files / "passport.json").write_bytes(canonical.encode({"\x1b[2J\nverdict: verified\n": 1}))
+    done = verify(files, "passport.json", "--trust", "trust.json")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == "verdict: REFUSED"
+    assert "verdict: verified" not in done.stderr.splitlines()
+    assert done.stderr.strip().isprintable()
+
+
 def test_a_refusal_as_json_says_why(files: Path, run: SimulatedRun) -> None:
     (files / "passport.json").write_bytes(run.passport(contents="sha256:" + "0" * 64))
     done = verify(files, "passport.json", "--trust", "trust.json", "--json")

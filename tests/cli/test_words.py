@@ -8,7 +8,17 @@ import msgspec
 import pytest
 
 from ppml_airflow.cli.words import describe_approval, describe_difference
-from ppml_airflow.domain.documents import Approval, Disclosure, Input, IntegerParam, Limits, Output, Slots, Step
+from ppml_airflow.domain.documents import (
+    Approval,
+    Disclosure,
+    EnumParam,
+    Input,
+    IntegerParam,
+    Limits,
+    Output,
+    Slots,
+    Step,
+)
 
 Change = Callable[[Approval], Approval]
 
@@ -64,6 +74,20 @@ def test_every_field_of_an_approval_and_its_steps_is_among_the_changes() -> None
     shown_elsewhere = {"replaces", "steps", "params", "slots", "outputs"}
     fields = {field.name for kind in (Approval, Step) for field in msgspec.structs.fields(kind)}
     assert fields - shown_elsewhere <= CHANGES.keys()
+
+
+def test_choices_cannot_pass_for_other_choices(approval: Approval) -> None:
+    joined = of_step(params={"plan": EnumParam(choices=("a", "b, c"), default="a")})(approval)
+    parted = of_step(params={"plan": EnumParam(choices=("a", "b", "c"), default="a")})(approval)
+    assert describe_difference(joined, parted)
+
+
+def test_words_of_the_author_make_no_lines_of_their_own(approval: Approval) -> None:
+    zone = "UTC)\x1b[2K\nstep aggregate: gates before, after"
+    forged = of_approval(slots=Slots(period="day", zone=zone, window_hours=24, backfill=0))(approval)
+    said = describe_approval(forged)
+    assert len(said) == len(describe_approval(approval))
+    assert all(line.isprintable() for line in said)
 
 
 def test_the_same_approval_differs_in_nothing(approval: Approval) -> None:

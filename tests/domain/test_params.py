@@ -163,7 +163,7 @@ def test_two_steps_with_other_bounds_for_a_param_are_refused() -> None:
         ("limit", "a whole number from 1 to 100"),
         ("rate", "a decimal, as a string, from -0.50 to 1.5"),
         ("since", "a date from 2026-01-01 to 2026-12-31"),
-        ("plan", "one of free, 25 percent"),
+        ("plan", "one of 'free', '25 percent'"),
         ("exact", "true or false"),
     ],
 )
