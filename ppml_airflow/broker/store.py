@@ -117,6 +117,7 @@ attempt = sa.Table(
     sa.Column("lease", sa.String),
     sa.Column("expires", sa.String),
     sa.Column("signing_key", sa.LargeBinary),
+    sa.Column("seen", sa.String, nullable=False),
     sa.Column("receipt", sa.String),
 )
 reservation = sa.Table(

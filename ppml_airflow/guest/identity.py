@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,12 +12,16 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
 from ppml_airflow.domain.documents import Binding, Job
 from ppml_airflow.domain.jobs import signed_request
-from ppml_airflow.errors import VerificationError
+from ppml_airflow.errors import UnavailableError, VerificationError
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.messages import Attest, LeaseAnswer
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import SigningKey
 from ppml_airflow.units import Digest
+
+_BUSY_S = 100.0
+"""How long an output that another run writes is waited for; a session lives 120 s."""
+_BUSY_PAUSE_S = 1.0
 
 Quoter = Callable[[bytes], bytes]
 """Report data, 64 bytes, to a quote of this very guest."""
@@ -67,4 +72,16 @@ def attest(identity: Identity, *, broker: BrokerClient, quoter: Quoter) -> Lease
     quote = quoter(report_data(nonce=nonce, tee_pubkey=public))
     broker.attest(nonce=nonce, tee_pubkey=public, quote_bytes=quote)
     signature = identity.signing_key.sign_bytes(signed_request(nonce=nonce, binding=identity.digest))
-    return broker.lease(Attest(binding=identity.binding, signature=signature))
+    return _ask(Attest(binding=identity.binding, signature=signature), broker=broker)
+
+
+def _ask(request: Attest, *, broker: BrokerClient) -> LeaseAnswer:
+    """Ask for the decision. While another run writes an output the nonce stays unspent: wait in the session."""
+    until = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return broker.lease(request)
+        except UnavailableError as error:
+            if error.code != "output_busy" or time.monotonic() >= until:
+                raise
+            time.sleep(_BUSY_PAUSE_S)

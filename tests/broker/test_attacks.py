@@ -506,18 +506,43 @@ def test_attempts_are_bounded(world: World) -> None:
 
 
 def test_a_second_run_waits_while_the_output_is_being_written(world: World) -> None:
+    holder, waiting = two_runs(world)
+    with refused(UnavailableError, "output_busy"):
+        waiting.ask()
+    holder.commit()
+    assert waiting.client.lease(waiting.request()).lease is not None
+
+
+def two_runs(world: World) -> tuple[Guest, Guest]:
+    """Two runs of one slot, both past their gate; the first has the lease."""
     world.client.put_approval(
         world.owners.root.sign(world.approval(replaces=world.approval_envelope.digest, runs_per_slot=5))
     )
     first, second = world.ready_run("first"), world.ready_run("second")
     world.pass_gate(first)
     world.pass_gate(second)
-    holder, waiting = Guest(world, run_id=first), Guest(world, run_id=second)
+    holder = Guest(world, run_id=first)
     holder.ask()
+    return holder, Guest(world, run_id=second)
+
+
+def test_a_guest_that_is_heard_of_keeps_its_outputs(world: World) -> None:
+    holder, waiting = two_runs(world)
+    for _ in range(9):
+        world.now += timedelta(seconds=10)
+        assert holder.client.lease_status(holder.lease.lease_id).state == "current"
     with refused(UnavailableError, "output_busy"):
         waiting.ask()
-    holder.commit()
-    assert waiting.client.lease(waiting.request()).lease is not None
+
+
+def test_a_guest_that_died_keeps_nobody_from_its_outputs_and_cannot_commit_any_more(world: World) -> None:
+    holder, waiting = two_runs(world)
+    world.now += timedelta(seconds=45)
+    assert waiting.ask().lease is not None
+    assert waiting.lease.outputs == holder.lease.outputs
+    with refused(PolicyDeniedError, "lease_fenced"):
+        holder.commit()
+    assert waiting.commit().state == "committed"
 
 
 def test_a_token_opens_only_its_pipelines(world: World) -> None:

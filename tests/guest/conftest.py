@@ -23,5 +23,10 @@ def keystore(tmp_path_factory: pytest.TempPathFactory) -> KeystoreFile:
 
 
 @pytest.fixture
-def guests(tmp_path: Path, platform: SimulatedPlatform, keystore: KeystoreFile) -> GuestWorld:
-    return GuestWorld(world=World(folder=tmp_path, platform=platform, keystore=keystore), folder=tmp_path)
+def world(tmp_path: Path, platform: SimulatedPlatform, keystore: KeystoreFile) -> World:
+    return World(folder=tmp_path, platform=platform, keystore=keystore)
+
+
+@pytest.fixture
+def guests(world: World, tmp_path: Path) -> GuestWorld:
+    return GuestWorld(world=world, folder=tmp_path)

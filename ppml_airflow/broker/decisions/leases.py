@@ -24,6 +24,8 @@ LeaseState = Literal["current", "fenced", "cancelled", "expired", "closed"]
 
 GRANT_LIFETIME = timedelta(hours=6)
 LEASE_MARGIN = timedelta(minutes=5)
+HOLDER_LAPSE = timedelta(seconds=45)
+"""Guests ask for their lease every 10 s; one silent for so long no longer keeps others from its outputs."""
 RUN_LAPSE = timedelta(hours=24)
 """A run that has had no lease by then gets none: nobody keeps old params in store."""
 

@@ -46,6 +46,7 @@ def write_attempt(
             time=record.time,
             evidence=canonical.encode(record),
             outcome=outcome,
+            seen=record.time,
             binding=canonical.digest(record.binding),
             lease_id=lease.lease_id if lease else None,
             lease=lease_digest,
@@ -72,3 +73,14 @@ def record_denial(ledger: Ledger, *, where: tuple[str, str] | None, error: PpmlE
     ledger.connection.execute(sa.insert(store.denial).values(row))
     body = Denial(step=step or "unknown", time=ledger.time, code=error.code)
     ledger.log("denial", body=canonical.digest(body), run_id=run_id)
+
+
+def end_silent_holder(ledger: Ledger, *, dataset: str) -> None:
+    """Take over a dataset from a lease whose guest is no longer heard of: it is fenced, and cannot commit any more."""
+    table = store.reservation
+    row = store.one(ledger.connection, sa.select(table.c.lease_id).where(table.c.dataset == dataset))
+    if row is not None:
+        attempt = store.attempt
+        query = sa.update(attempt).where(attempt.c.lease_id == row.lease_id, attempt.c.outcome == "open")
+        ledger.connection.execute(query.values(outcome="fenced"))
+        free_reservations(ledger, lease_id=row.lease_id)

@@ -26,7 +26,7 @@ from ppml_airflow.broker.decisions.leases import (
     require_lease_allowed,
     require_turn,
 )
-from ppml_airflow.broker.service.attempts import end_open_attempts, record_denial, write_attempt
+from ppml_airflow.broker.service.attempts import end_open_attempts, end_silent_holder, record_denial, write_attempt
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, committed_receipt, find_job, load_case, require_unused
 from ppml_airflow.broker.service.ledger import Ledger
@@ -216,7 +216,7 @@ def _reserve(broker: Broker, case: Case, *, lease: Lease, release_keys: dict[str
     connection = case.ledger.connection
     for output in lease.outputs:
         table = store.reservation
-        connection.execute(sa.delete(table).where(table.c.dataset == output.dataset))
+        end_silent_holder(case.ledger, dataset=output.dataset)
         connection.execute(
             sa.insert(table).values(dataset=output.dataset, version=output.version, lease_id=lease.lease_id)
         )

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.broker import store
+from ppml_airflow.broker.decisions.leases import HOLDER_LAPSE
 from ppml_airflow.broker.store import one
 from ppml_airflow.domain.documents import Approval, DatasetVersion, Domain, Lease, Pins, Run
 from ppml_airflow.domain.trust import Certificates, verify_broker_document, verify_owner_document
@@ -190,14 +191,15 @@ class Ledger:
         return envelope, canonical.decode(envelope.payload, into=Manifest)
 
     def holder(self, dataset: str) -> str | None:
-        """The lease that has reserved the next version of a dataset, if it is still alive."""
+        """The lease that has reserved the next version of a dataset, if its guest is still heard of."""
         table, attempt = store.reservation, store.attempt
-        query = sa.select(table.c.lease_id, attempt.c.expires, attempt.c.outcome).where(
+        query = sa.select(table.c.lease_id, attempt.c.expires, attempt.c.outcome, attempt.c.seen).where(
             table.c.dataset == dataset, attempt.c.lease_id == table.c.lease_id
         )
         row = one(self.connection, query)
-        alive = row is not None and row.outcome == "open" and parse_instant(row.expires) > self.now
-        return row.lease_id if row is not None and alive else None
+        if row is None or row.outcome != "open" or parse_instant(row.expires) <= self.now:
+            return None
+        return str(row.lease_id) if parse_instant(row.seen) + HOLDER_LAPSE > self.now else None
 
     def keep_collateral(self, content: bytes, *, digest: Digest) -> None:
         """Keep the collateral that evidence was judged with: a passport encloses it."""

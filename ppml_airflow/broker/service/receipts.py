@@ -97,9 +97,11 @@ def _commit_outputs(
 
 
 def check_lease(broker: Broker, *, lease_id: str) -> LeaseStatus:
-    """Whether a guest may go on."""
+    """Whether a guest may go on; that it asked shows that it lives."""
     with broker.decision() as ledger:
         row = _attempt_of(ledger, lease_id)
+        table = store.attempt
+        ledger.connection.execute(sa.update(table).where(table.c.id == row.id).values(seen=ledger.time))
         return LeaseStatus(state=lease_state(ledger.lease(row.lease), **_lease_standing(ledger, row)))
 
 
