@@ -1,42 +1,30 @@
 """`ppml demo`, `run` and `logs` on a fresh home: what they print, and that the answer is the query's.
 
-The tests share one home and run in the order in which they stand.
+The tests share one home and run in the order in which they stand; a demo is killed last, because its output stays
+reserved for a while.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from tests.support.commands import PPML, Commands, processes_of
+from tests.support.pi import estimate_of_pi
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
-PPML = Path(sys.executable).with_name("ppml")
 LAST = ("result", "passport", "verify")
-
-
-@dataclass(frozen=True)
-class Commands:
-    """The command line on one home."""
-
-    home: Path
-
-    def __call__(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": os.defpath, "HOME": str(self.home), "PPML_HOME": str(self.home)}
-        done = subprocess.run((str(PPML), *arguments), env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == expect, f"ppml {arguments}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        return done
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +34,6 @@ def ppml() -> Iterator[Commands]:
     left = processes_of(home)
     shutil.rmtree(home, ignore_errors=True)
     assert left == []
-
-
-def processes_of(home: Path) -> list[str]:
-    """Processes that were started for this home."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if str(home).encode() in told:
-            found.append(process.name)
-    return found
 
 
 def last_lines(stdout: str) -> dict[str, str]:
@@ -100,6 +75,15 @@ def test_the_sealed_log_opens_with_the_owners_key(ppml: Commands) -> None:
     assert "--- aggregate-1" in ppml("logs", newest.stem).stdout
 
 
+def test_an_approved_job_file_estimates_pi_by_demo_and_by_run(ppml: Commands) -> None:
+    params = {"samples": 200_003, "seed": 7}
+    for command in (("demo", "--dag", "spark_pi"), ("run", str(ppml.home / "dags" / "spark_pi.py"))):
+        told = last_lines(ppml(*command, "--conf", json.dumps(params)).stdout)
+        assert rows(told["result"]) == [(estimate_of_pi(**params), params["samples"])]
+        assert subprocess.run(shlex.split(told["verify"]), check=False, capture_output=True).returncode == 0
+        params["seed"] += 1
+
+
 def test_params_out_of_bounds_fail_the_demo(ppml: Commands) -> None:
     failed = ppml("demo", "--conf", '{"minimum_people": 1}', expect=1)
     assert "result:" not in failed.stdout
@@ -122,8 +106,7 @@ def test_a_file_of_the_image_that_somebody_changed_is_denied_until_the_owner_acc
 
 
 def started(ppml: Commands, *arguments: str) -> subprocess.Popen[str]:
-    environment = {"PATH": os.defpath, "HOME": str(ppml.home), "PPML_HOME": str(ppml.home)}
-    return subprocess.Popen((str(PPML), *arguments), env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen((str(PPML), *arguments), env=ppml.environment, stdout=subprocess.PIPE, text=True)
 
 
 def read_until(process: subprocess.Popen[str], beginning: str) -> str:
@@ -136,17 +119,6 @@ def read_until(process: subprocess.Popen[str], beginning: str) -> str:
         if text.startswith(beginning):
             return text
     raise AssertionError(f"ended without a line that begins with {beginning}:\n{''.join(read)}")
-
-
-def test_a_demo_that_is_killed_leaves_no_process(ppml: Commands) -> None:
-    demo = started(ppml, "demo")
-    read_until(demo, "step aggregate: leased")
-    demo.kill()
-    demo.communicate()
-    deadline = time.monotonic() + 30
-    while processes_of(ppml.home):
-        assert time.monotonic() < deadline, processes_of(ppml.home)
-        time.sleep(0.2)
 
 
 def test_dev_runs_again_when_the_query_is_saved(ppml: Commands) -> None:
@@ -164,3 +136,14 @@ def test_dev_runs_again_when_the_query_is_saved(ppml: Commands) -> None:
         dev.send_signal(signal.SIGINT)
         dev.communicate(timeout=30)
     assert processes_of(ppml.home) == []
+
+
+def test_a_demo_that_is_killed_leaves_no_process(ppml: Commands) -> None:
+    demo = started(ppml, "demo")
+    read_until(demo, "step aggregate: leased")
+    demo.kill()
+    demo.communicate()
+    deadline = time.monotonic() + 30
+    while processes_of(ppml.home):
+        assert time.monotonic() < deadline, processes_of(ppml.home)
+        time.sleep(0.2)
