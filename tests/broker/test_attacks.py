@@ -125,6 +125,18 @@ def test_a_run_is_not_reopened_with_other_params(world: World) -> None:
         world.open_run("manual", params={"limit": 11})
 
 
+def test_tomorrows_run_is_not_opened_today(world: World) -> None:
+    """Whoever opens it under its labels a day early would have it read the inputs of the day before."""
+    world.publish("plans")
+    slots = world.approval().slots
+    today, tomorrow = (slot_of(world.now + timedelta(days=days), slots=slots) for days in (0, 1))
+    early = world.open_run("scheduled")
+    assert world.open_run("scheduled", slot=today) == early
+    world.now += timedelta(days=1)
+    with refused(PolicyDeniedError, "slot_differs"):
+        world.open_run("scheduled", slot=tomorrow)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

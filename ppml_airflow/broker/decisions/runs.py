@@ -50,12 +50,21 @@ def decide_open_run(
     )
 
 
-def require_same_run(params: Mapping[str, ParamValue], *, approval: Approval, existing: Run) -> None:
-    """The same key with other params is another run in disguise.
+def require_same_run(
+    params: Mapping[str, ParamValue], *, slot: Instant | None, approval: Approval, existing: Run
+) -> None:
+    """The same key with other params, or for another slot, is another run in disguise.
 
     Raises:
-        PolicyDeniedError: params differ from those the run was opened with.
+        PolicyDeniedError: params or slot differ from those the run was opened with (attack: tomorrow's run opened
+            today, so that it reads today's inputs).
     """
+    if slot is not None and slot != existing.slot:
+        raise PolicyDeniedError(
+            f"run {existing.claimed.get('run_id')} was opened for slot {existing.slot}, not for {slot}",
+            code="slot_differs",
+            hint="trigger a new run; somebody has opened this one for another slot",
+        )
     if check_params(approval, given=params) != dict(existing.params):
         raise PolicyDeniedError(
             f"run {existing.claimed.get('run_id')} was opened with other params",

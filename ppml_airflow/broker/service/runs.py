@@ -35,7 +35,8 @@ def open_run(broker: Broker, *, request: OpenRun) -> RunView:
             airflow_run_id=request.claimed.get("run_id", ""),
         )
         if existing is not None:
-            require_same_run(request.params, approval=ledger.approval(existing.approval), existing=existing)
+            approval = ledger.approval(existing.approval)
+            require_same_run(request.params, slot=request.slot, approval=approval, existing=existing)
             return view_of(broker, ledger, run=existing)
         digest = ledger.approval_in_force(request.pipeline)
         if digest is None:
