@@ -557,6 +557,17 @@ def test_a_guest_that_died_keeps_nobody_from_its_outputs_and_cannot_commit_any_m
     assert waiting.commit().state == "committed"
 
 
+def test_a_guest_not_heard_of_cannot_commit_what_a_producer_has_published_since(world: World) -> None:
+    run_id = world.ready_run()
+    world.pass_gate(run_id)
+    guest = Guest(world, run_id=run_id)
+    guest.ask()
+    world.now += timedelta(seconds=45)
+    world.publish(guest.lease.outputs[0].dataset)
+    with refused(PolicyDeniedError, "lease_fenced"):
+        guest.commit()
+
+
 def test_a_token_opens_only_its_pipelines(world: World) -> None:
     with refused(PolicyDeniedError, "out_of_scope"):
         world.open_run(pipeline="payroll")

@@ -9,6 +9,7 @@ from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.approvals import require_in_force, require_sound, require_successor
 from ppml_airflow.broker.decisions.receipts import require_publishable
+from ppml_airflow.broker.service.attempts import end_silent_holder
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.service.pinning import pin_committed
@@ -97,6 +98,7 @@ def publish(broker: Broker, *, envelope: Envelope) -> Published:
         )
         if manifest.run_id is not None:
             _require_awaited(ledger, manifest=manifest, run_id=manifest.run_id)
+        end_silent_holder(ledger, dataset=manifest.dataset)
         ledger.commit_manifest(envelope, manifest=manifest)
         if manifest.run_id is not None:
             pin_committed(broker, ledger, manifest=manifest, digest=envelope.digest, run_id=manifest.run_id)
