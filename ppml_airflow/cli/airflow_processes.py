@@ -34,6 +34,7 @@ CONNECTION = "ppml_default"
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
 _TASK_LOGGERS = ("task", "airflow.task", "ppml_airflow")
 _NOT_WORTH_TELLING = ("::", "Pushing xcom")
+_END_S = 15.0
 
 Say = Callable[[str], None]
 
@@ -116,8 +117,17 @@ def test_dag(home: Home, *, dag_id: str, moment: datetime, conf: str | None, bro
                     say(text)
             return process.wait() == 0
         finally:
-            process.terminate()
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End Airflow, which does not always heed SIGTERM while it ends a task."""
+    process.terminate()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def airflow_services(home: Home) -> tuple[list[Service], str]:
