@@ -13,6 +13,7 @@ import click
 from ppml_airflow import canonical
 from ppml_airflow.cli.compile import code_folder, load_code
 from ppml_airflow.cli.home import Home
+from ppml_airflow.cli.options import root_keys
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_certified
 from ppml_airflow.cli.stack import Stack
@@ -27,13 +28,7 @@ _LONGEST_CODE = 64 * KIB
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A root key; several for a domain whose threshold is above one. Those in this home if not given.",
-)
+@root_keys
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def approve(file: Path, *, keys: tuple[Path, ...], yes: bool) -> None:
     """Show the approval in FILE in words, sign it, and hand it to the broker."""

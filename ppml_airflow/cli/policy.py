@@ -8,6 +8,7 @@ import click
 
 from ppml_airflow.attestation.policy import format_policy_file, parse_policy_file
 from ppml_airflow.cli.home import Home
+from ppml_airflow.cli.options import root_keys
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.stack import Stack
 from ppml_airflow.errors import ConfigurationError
@@ -30,13 +31,7 @@ def show(name: str) -> None:
 
 @policy.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A root key; several for a domain whose threshold is above one. Those in this home if not given.",
-)
+@root_keys
 def sign(file: Path, *, keys: tuple[Path, ...]) -> None:
     """Sign the policy in FILE (YAML) as the owner, and hand it to the broker."""
     home = Home.default()
