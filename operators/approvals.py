@@ -14,8 +14,8 @@ from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Approval, Input
 from ppml_airflow.domain.params import check_params
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, PolicyDeniedError
+from ppml_airflow.operators.enclaves import EnclaveOperator
 from ppml_airflow.operators.encrypt import EncryptOperator
-from ppml_airflow.operators.launches import ComputeOperator
 from ppml_airflow.operators.params import approved_params
 from ppml_airflow.operators.schedules import slots_of
 from ppml_airflow.operators.sensors import AttestationSensor
@@ -52,7 +52,7 @@ def compile_approval(dag: DAG, *, terms: Terms) -> Approval:
     for name, task in tasks.items():
         if getattr(task, "is_mapped", False):
             raise ConfigurationError(f"task {name} is mapped; an approval names each step", hint="write the tasks out")
-    steps = {name: task for name, task in tasks.items() if isinstance(task, ComputeOperator)}
+    steps = {name: task for name, task in tasks.items() if isinstance(task, EnclaveOperator)}
     if not steps:
         raise ConfigurationError(f"dag {dag.dag_id} has no step that runs in an enclave")
     gates = _gates(tasks, steps=steps)
@@ -109,7 +109,7 @@ def _pipeline(dag: DAG, *, tasks: dict[str, Any]) -> str:
     return str(names.pop())
 
 
-def _gates(tasks: dict[str, Any], *, steps: dict[str, ComputeOperator]) -> dict[str, tuple[Gate, ...]]:
+def _gates(tasks: dict[str, Any], *, steps: dict[str, EnclaveOperator]) -> dict[str, tuple[Gate, ...]]:
     found: dict[str, set[Gate]] = {name: set() for name in steps}
     for name, task in tasks.items():
         if not isinstance(task, AttestationSensor):
@@ -127,7 +127,7 @@ def _gates(tasks: dict[str, Any], *, steps: dict[str, ComputeOperator]) -> dict[
     return {name: tuple(gate for gate in ("before", "after") if gate in gates) for name, gates in found.items()}
 
 
-def _inputs(step: ComputeOperator, *, tasks: dict[str, Any]) -> tuple[Input, ...]:
+def _inputs(step: EnclaveOperator, *, tasks: dict[str, Any]) -> tuple[Input, ...]:
     """`this-run` for what this DAG seals or computes before the step, `head` for everything else."""
     task = tasks[step.task_id]
     fresh: set[str] = set()
@@ -135,12 +135,12 @@ def _inputs(step: ComputeOperator, *, tasks: dict[str, Any]) -> tuple[Input, ...
         upstream = tasks[name]
         if isinstance(upstream, EncryptOperator):
             fresh.add(upstream.dataset)
-        elif isinstance(upstream, ComputeOperator):
+        elif isinstance(upstream, EnclaveOperator):
             fresh.update(upstream.outputs_to)
     return tuple(Input(dataset=name, version="this-run" if name in fresh else "head") for name in step.inputs)
 
 
-def _edges(tasks: dict[str, Any], *, steps: dict[str, ComputeOperator]) -> tuple[tuple[str, str], ...]:
+def _edges(tasks: dict[str, Any], *, steps: dict[str, EnclaveOperator]) -> tuple[tuple[str, str], ...]:
     """(earlier, later) for steps with no other step between them, through whatever other tasks."""
     edges: set[tuple[str, str]] = set()
     for later in steps:

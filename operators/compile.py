@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
 
     from ppml_airflow.domain.documents import Approval
-    from ppml_airflow.operators.launches import ComputeOperator
+    from ppml_airflow.operators.enclaves import EnclaveOperator
 
 
 @click.command()
@@ -79,7 +79,7 @@ def main(
 def write_code(dag: DAG, *, approval: Approval, folder: Path) -> None:
     """Write the code that an approval names, for its owner to read."""
     for step in approval.steps:
-        operator = cast("ComputeOperator", dag.task_dict[step.name])
+        operator = cast("EnclaveOperator", dag.task_dict[step.name])
         (folder / step.name).mkdir(parents=True, exist_ok=True)
         for name, content in operator.code_files().items():
             (folder / step.name / name).write_bytes(content)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
 from ppml_airflow import canonical
-from ppml_airflow.domain.documents import Approval, Input, Param, Step
+from ppml_airflow.domain.documents import Approval, Input, Step
 from ppml_airflow.domain.jobs import require_step
 from ppml_airflow.errors import PolicyDeniedError, PpmlError
 from ppml_airflow.operators.hook import PpmlHook
@@ -14,36 +13,12 @@ from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.launches import GuestEvent
 from ppml_airflow.protocol.messages import LaunchRequest, StepStatus
 
-
-@runtime_checkable
-class ComputeOperator(Protocol):
-    """An operator that is a step of the pipeline. Its task_id is the step's name."""
-
-    task_id: str
-    pipeline: str | None
-    runtime: str
-    ppml_conn_id: str
-    inputs: tuple[str, ...]
-    outputs_to: Mapping[str, tuple[str, ...]]
-
-    def code_files(self) -> Mapping[str, bytes]:
-        """The code that the guest runs, by the names that the approval lists."""
-        ...
-
-    def compiled_step(
-        self,
-        *,
-        params: Mapping[str, Param],
-        inputs: tuple[Input, ...],
-        gates: tuple[Any, ...],
-        log_recipients: tuple[str, ...],
-    ) -> Step:
-        """The step as an approval lists it."""
-        ...
+if TYPE_CHECKING:
+    from ppml_airflow.operators.enclaves import EnclaveOperator
 
 
 def launch_request(
-    operator: ComputeOperator, *, role: Literal["preflight", "job"], run_id: str, hook: PpmlHook, broker: BrokerClient
+    operator: EnclaveOperator, *, role: Literal["preflight", "job"], run_id: str, hook: PpmlHook, broker: BrokerClient
 ) -> LaunchRequest:
     """What a runtime is asked to start.
 
@@ -64,7 +39,7 @@ def launch_request(
     )
 
 
-def _require_as_approved(operator: ComputeOperator, *, approved: Step) -> None:
+def _require_as_approved(operator: EnclaveOperator, *, approved: Step) -> None:
     """Refuse a step of which the DAG says something else than its approval.
 
     The enclave runs what is approved, whatever the DAG says; without this word its author would take that for his own.

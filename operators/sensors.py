@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseSensorOperator
 
 from ppml_airflow.errors import BY_KIND, ConfigurationError, PolicyDeniedError, PpmlError, UnavailableError
+from ppml_airflow.operators.enclaves import EnclaveOperator
 from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
-from ppml_airflow.operators.launches import ComputeOperator, describe_event, launch_request, require_not_refused
+from ppml_airflow.operators.launches import describe_event, launch_request, require_not_refused
 from ppml_airflow.operators.runs import open_run
 from ppml_airflow.operators.triggers import StepTrigger, Until, is_settled
 from ppml_airflow.units import spell_trust
@@ -106,7 +107,7 @@ class AttestationSensor(BaseSensorOperator):
         if not is_settled(status, until="inputs"):
             self._wait(status, until="inputs")
         operator = self.dag.get_task(self.step)
-        if not isinstance(operator, ComputeOperator):
+        if not isinstance(operator, EnclaveOperator):
             raise ConfigurationError(f"task {self.step} is not a step that can be attested")
         request = launch_request(operator, role="preflight", run_id=run_id, hook=hook, broker=broker)
         self.log.info("step %s: attesting image %s", self.step, request.image)

@@ -26,9 +26,9 @@ from ppml_airflow.agent.tasks import Progress
 from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError, VerificationError
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.messages import Published
-from ppml_airflow.sealing.datasets import seal_table, verify_manifest
+from ppml_airflow.sealing.datasets import seal_files, seal_table, verify_manifest
 from ppml_airflow.sealing.manifest import Manifest
-from ppml_airflow.sealing.sources import TableSource, open_source
+from ppml_airflow.sealing.sources import FilesSource, TableSource, is_table, open_files_source, open_source
 from ppml_airflow.sealing.versions import NewVersion, Producer, SealedVersion, load_envelope, unfinished_prefix
 from ppml_airflow.signing import Envelope
 from ppml_airflow.units import Digest
@@ -73,7 +73,7 @@ class Owner:
             published = broker.sealed_for_run(verified.run.run_id, dataset)
             if published is not None:
                 return _require_verified(published, verified=verified, dataset=dataset)
-            source = _watched(open_source(entry.source, expected=entry.columns), progress=progress)
+            source = _open(entry, progress=progress)
             for _ in range(MAX_RACES):
                 sealed = self._seal_next(source, dataset=dataset, verified=verified)
                 answer = self._publish(sealed, broker=broker)
@@ -87,7 +87,7 @@ class Owner:
 
     # ---------------------------------------------------------------- inside
 
-    def _seal_next(self, source: TableSource, *, dataset: str, verified: VerifiedRun) -> SealedVersion:
+    def _seal_next(self, source: TableSource | FilesSource, *, dataset: str, verified: VerifiedRun) -> SealedVersion:
         """Seal the version after the head, to certified keys only; a note in the journal stays until it is settled."""
         signing_key = self._settings.producer
         if signing_key is None:
@@ -98,19 +98,17 @@ class Owner:
         note = Unfinished(dataset=dataset, run_id=verified.run.run_id)
         self._journal.begin(note)
         try:
-            return seal_table(
-                source,
-                storage=self._settings.storage,
-                new=NewVersion(
-                    domain_id=verified.run.domain_id,
-                    dataset=dataset,
-                    version=version + 1,
-                    prev=prev,
-                    run_id=verified.run.run_id,
-                ),
-                dataset_key=certificate,
-                producer=Producer(serial=own[0].serial, key=signing_key),
+            new = NewVersion(
+                domain_id=verified.run.domain_id,
+                dataset=dataset,
+                version=version + 1,
+                prev=prev,
+                run_id=verified.run.run_id,
             )
+            storage, producer = self._settings.storage, Producer(serial=own[0].serial, key=signing_key)
+            if isinstance(source, FilesSource):
+                return seal_files(source.files, storage=storage, new=new, dataset_key=certificate, producer=producer)
+            return seal_table(source, storage=storage, new=new, dataset_key=certificate, producer=producer)
         except BaseException:
             self._remove_versions(note, keep=None)  # nothing of this run was published: step 2 has asked
             self._journal.end(note)
@@ -183,6 +181,14 @@ def _head(envelope: Envelope | None, *, dataset: str) -> tuple[int, Digest | Non
     if manifest.dataset != dataset:
         raise VerificationError(f"broker answered with a head of {manifest.dataset}, wanted {dataset}")
     return manifest.version, envelope.digest
+
+
+def _open(entry: Seal, *, progress: Progress) -> TableSource | FilesSource:
+    if is_table(entry.source):
+        return _watched(open_source(entry.source, expected=entry.columns), progress=progress)
+    if entry.columns:
+        raise ConfigurationError(f"source {entry.source} is no table, but agent.yaml names columns of it")
+    return open_files_source(entry.source)
 
 
 def _watched(source: TableSource, *, progress: Progress) -> TableSource:

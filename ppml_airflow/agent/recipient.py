@@ -19,19 +19,18 @@ import pyarrow as pa
 from ppml_airflow import canonical
 from ppml_airflow.agent.runs import VerifiedRun, own_certificates
 from ppml_airflow.agent.settings import Delivery, Settings
-from ppml_airflow.agent.sinks import sweep, write_table
+from ppml_airflow.agent.sinks import sweep, write_folder, write_table
 from ppml_airflow.agent.tasks import Progress
 from ppml_airflow.domain.documents import Certificate, Lease
 from ppml_airflow.domain.trust import verify_broker_document
 from ppml_airflow.errors import ConfigurationError, PpmlError, VerificationError
 from ppml_airflow.protocol.messages import Published, ReleaseAnswer, ReleaseRequest
-from ppml_airflow.sealing.datasets import aad_of, open_parquet_parts, open_released_key
+from ppml_airflow.sealing.datasets import FILE_BODIES, aad_of, open_files, open_parquet_parts, open_released_key
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.sealing.tables import read_sealed_batches, read_sealed_schema
 from ppml_airflow.sealing.versions import dataset_folder
 from ppml_airflow.sealing.wrapping import hpke_open, release_info
 from ppml_airflow.signing import verify_envelope
-from ppml_airflow.units import Digest
 
 _NOT_THIS_CERTIFICATE = ("not_a_recipient", "not_certified")
 
@@ -66,18 +65,32 @@ class Recipient:
         info = release_info(run_id=verified.run.run_id, dataset=dataset, serial=certificate.serial)
         release_key = hpke_open(answer.sealed_release_key, key=key, info=info)
         data_key = open_released_key(manifest, key=key, serial=certificate.serial, release_key=release_key)
-        self._open(manifest, digest=answer.manifest.digest, data_key=data_key, sink=entry.sink, progress=progress)
+        folder = dataset_folder(
+            self._settings.storage, dataset=dataset, version=manifest.version, digest=answer.manifest.digest
+        )
+        self._open(manifest, folder=folder, data_key=data_key, entry=entry, progress=progress)
         return Published(dataset=dataset, version=manifest.version, manifest=answer.manifest.digest)
 
-    def _open(self, manifest: Manifest, *, digest: Digest, data_key: bytes, sink: Path, progress: Progress) -> None:
-        folder = dataset_folder(
-            self._settings.storage, dataset=manifest.dataset, version=manifest.version, digest=digest
-        )
+    def _open(self, manifest: Manifest, *, folder: Path, data_key: bytes, entry: Delivery, progress: Progress) -> None:
+        if entry.is_folder != (manifest.body in FILE_BODIES):
+            holds = (
+                "files, and its sink is no folder" if entry.is_folder is False else "a table, and its sink is a folder"
+            )
+            raise ConfigurationError(
+                f"output {manifest.dataset} is {holds}",
+                code="sink_unfit",
+                hint="let the sink in agent.yaml end in .csv or .parquet for a table, in / for files",
+            )
+        if entry.is_folder:
+            write_folder(
+                entry.sink, write=lambda target: open_files(manifest, folder=folder, data_key=data_key, target=target)
+            )
+            return
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=self._scratch) as scratch:
             batches = _rows(manifest, folder=folder, data_key=data_key, scratch=Path(scratch), progress=progress)
             schema = next(batches).schema
-            write_table(_alike(batches, schema=schema), sink, schema=schema)
+            write_table(_alike(batches, schema=schema), entry.sink, schema=schema)
 
 
 def _rows(

@@ -50,6 +50,8 @@ class Delivery:
     dataset: str
     pipelines: frozenset[str]
     sink: Path
+    is_folder: bool
+    """Whether the sink is a folder, for an output of files; else it is a table's file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ class _SealEntry(_Strict):
 class _DeliverEntry(_Strict):
     dataset: _Name
     pipelines: _Pipelines
-    sink: Annotated[str, Field(pattern=r"[^/](\.parquet|\.csv)$")]
+    sink: Annotated[str, Field(pattern=r"[^/](\.parquet|\.csv|/)$")]
 
 
 class _AgentFile(_Strict):
@@ -152,6 +154,7 @@ def load_settings(path: Path) -> Settings:
                 dataset=entry.dataset,
                 pipelines=frozenset(entry.pipelines),
                 sink=folder / entry.sink,
+                is_folder=entry.sink.endswith("/"),
             )
             for name, entry in file.delivers.items()
         },

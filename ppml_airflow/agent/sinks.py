@@ -1,14 +1,15 @@
-"""Where a delivery ends: one Parquet or CSV file, which only its own user may read, and which appears by one rename.
+"""Where a delivery ends: a Parquet or CSV file, or a folder of files, which only its own user may read.
 
-A delivery that fails leaves the previous file untouched and removes its own; what a killed process left is swept at the
-next start.
+Each appears by a rename. A delivery that fails leaves what was there untouched and removes its own; what a killed
+process left is swept at the next start.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -46,13 +47,41 @@ def write_table(batches: Iterable[pa.RecordBatch], sink: Path, *, schema: pa.Sch
         ) from error
 
 
+def write_folder(sink: Path, *, write: Callable[[Path], object]) -> None:
+    """Put a new folder in the place of the sink, whole or not at all.
+
+    Args:
+        sink: the folder.
+        write: makes a folder of the path that it is given, which does not exist.
+
+    Raises:
+        ConfigurationError: the sink is a file, or cannot be written.
+    """
+    new, old = (sink.with_name(_temporary_prefix(sink) + secrets.token_hex(8)) for _ in range(2))
+    try:
+        sink.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if sink.is_symlink() or sink.is_file():
+            raise ConfigurationError(f"sink {sink} is a file; wanted a folder", code="sink_not_writable")
+        write(new)
+        if sink.exists():
+            sink.rename(old)
+        new.rename(sink)
+    except OSError as error:
+        raise ConfigurationError(
+            f"sink {sink} cannot be written: {error.strerror}", code="sink_not_writable"
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def sweep(sink: Path) -> None:
     """Remove what killed deliveries into this sink left beside it."""
     if not sink.parent.is_dir():
         return
     for path in sink.parent.iterdir():
-        if path.name.startswith(_temporary_prefix(sink)):
-            path.unlink(missing_ok=True)
+        if path.name.lstrip(".").startswith(_temporary_prefix(sink).lstrip(".")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _temporary_prefix(sink: Path) -> str:

@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from ppml_airflow import canonical
-from ppml_airflow.cli.agents import delivered_datasets, sink, write_agent_files
+from ppml_airflow.cli.agents import delivery_sinks, write_agent_files
 from ppml_airflow.cli.home import Home, private_folder
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_certified, require_simulated
@@ -100,7 +100,7 @@ def serving(home: Home, *, owner: Owner, approval: Approval, sources: Mapping[st
         broker=stack.broker_socket,
         pipeline=approval.pipeline,
         sources=sources,
-        outputs=delivered_datasets(approval),
+        sinks=delivery_sinks(home, approval=approval),
     )
     with stack.attached():
         if was_running:
@@ -130,9 +130,8 @@ def check_passport(home: Home, path: Path) -> PassportReport:
 
 def print_outcome(home: Home, *, approval: Approval, passport: Path) -> None:
     """The last lines of a successful run, which scripts read."""
-    outputs = delivered_datasets(approval)
-    folder = sink(home, "any").parent
-    click.echo(f"result: {sink(home, outputs[0]) if len(outputs) == 1 else folder}")
+    sinks = tuple(delivery_sinks(home, approval=approval).values())
+    click.echo(f"result: {sinks[0] if len(sinks) == 1 else home.agent('recipient') / 'opened'}")
     print_passport(home, passport=passport)
 
 

@@ -26,14 +26,15 @@ def sealed_datasets(approval: Approval) -> list[str]:
     return sorted(inputs - outputs)
 
 
-def delivered_datasets(approval: Approval) -> list[str]:
-    """The outputs that somebody receives."""
-    return sorted(output.dataset for step in approval.steps for output in step.outputs if output.recipients)
-
-
-def sink(home: Home, dataset: str) -> Path:
-    """Where the recipient's agent opens an output."""
-    return home.agent("recipient") / "opened" / f"{dataset}.csv"
+def delivery_sinks(home: Home, *, approval: Approval) -> dict[str, str]:
+    """Where the recipient's agent opens each output that somebody receives: a file for a table, a folder for files."""
+    opened = home.agent("recipient") / "opened"
+    return {
+        output.dataset: f"{opened / output.dataset}{'/' if output.body == 'files' else '.csv'}"
+        for step in approval.steps
+        for output in step.outputs
+        if output.recipients
+    }
 
 
 def source_in_file(home: Home, dataset: str) -> Path | None:
@@ -54,7 +55,7 @@ def write_agent_files(
     broker: str,
     pipeline: str,
     sources: Mapping[str, Path],
-    outputs: list[str],
+    sinks: Mapping[str, str],
 ) -> None:
     """Write both agents' files.
 
@@ -62,16 +63,14 @@ def write_agent_files(
         home: where they lie.
         broker: its address.
         pipeline: for whose runs the entries are.
-        sources: dataset -> file.
-        outputs: datasets that the recipient's agent opens.
+        sources: dataset -> file or folder.
+        sinks: output -> where the recipient's agent opens it (`delivery_sinks`).
     """
     seals = {
         dataset: {"source": str(source.absolute()), "dataset": dataset, "pipelines": [pipeline]}
         for dataset, source in sources.items()
     }
-    delivers = {
-        dataset: {"sink": str(sink(home, dataset)), "dataset": dataset, "pipelines": [pipeline]} for dataset in outputs
-    }
+    delivers = {dataset: {"sink": sink, "dataset": dataset, "pipelines": [pipeline]} for dataset, sink in sinks.items()}
     private_folder(home.agent("recipient") / "opened")
     for agent, key, verb, entries in (
         ("owner", {"producer_key": "producer.pem"}, "seals", seals),

@@ -22,17 +22,16 @@ from ppml_airflow.cli import acting, airflow_processes
 from ppml_airflow.cli.agents import sealed_datasets
 from ppml_airflow.cli.compile import compile_dag
 from ppml_airflow.cli.home import Home, require_checkout, write_private
-from ppml_airflow.cli.image import ensure_image
+from ppml_airflow.cli.image import ensure_images
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_simulated_domain
-from ppml_airflow.cli.sources import write_demo_sources
+from ppml_airflow.cli.sources import demo_source
 from ppml_airflow.domain.documents import Approval, Run
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.provenance.passport import parse_passport
-from ppml_airflow.sealing.sources import open_source
+from ppml_airflow.sealing.sources import is_table, open_files_source, open_source
 from ppml_airflow.units import format_instant
 
-DEFAULT_TABLES = ("visits", "plans")
 _TABLE = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,99}$")
 
 
@@ -86,11 +85,10 @@ def _run(
 
 
 def _prepare(home: Home, *, dag_file: Path, dag_id: str, say: acting.Say) -> tuple[Owner, Approval]:
-    """Set up, compile and have Airflow's database, side by side."""
+    """Compile, have Airflow's database and the images that the steps name."""
     owner = ensure_simulated_domain(home, now=datetime.now(UTC))
     with ThreadPoolExecutor() as pool:
-        image = pool.submit(ensure_image, home, owner=owner, name="spark", say=say)
-        airflow_processes.migrate(home, database="demo.db")
+        database = pool.submit(airflow_processes.migrate, home, database="demo.db")
         compiled = compile_dag(
             dag_file,
             dag_id=dag_id,
@@ -100,7 +98,8 @@ def _prepare(home: Home, *, dag_file: Path, dag_id: str, say: acting.Say) -> tup
             options=acting.COMPILE_OPTIONS,
         )
         say(f"compiled {dag_file.name}: steps {', '.join(step.name for step in compiled.steps)}")
-        image.result()
+        ensure_images(home, owner=owner, approval=compiled, say=say)
+        database.result()
     return owner, compiled
 
 
@@ -112,8 +111,8 @@ def parse_source(text: str) -> tuple[str, Path]:
     """
     name, has_name, file = text.partition("=")
     path = Path(file if has_name and _TABLE.match(name) else text)
-    if not path.is_file():
-        raise ConfigurationError(f"source {path} is not a file")
+    if not path.exists():
+        raise ConfigurationError(f"source {path} is not there")
     table = name if has_name and _TABLE.match(name) else path.name.partition(".")[0]
     if not _TABLE.match(table):
         raise ConfigurationError(f"source {path}: {table!r} cannot name a table", hint="write NAME=FILE")
@@ -121,11 +120,14 @@ def parse_source(text: str) -> tuple[str, Path]:
 
 
 def check_source(path: Path) -> None:
-    """Read a source to its end, as the owner's agent will.
+    """Read a table to its end, as the owner's agent will; look for the files of anything else.
 
     Raises:
         ConfigurationError: it cannot be sealed; names file and column.
     """
+    if not is_table(path):
+        open_files_source(path)
+        return
     for _ in open_source(path).batches():
         pass
 
@@ -141,18 +143,8 @@ def choose_sources(home: Home, *, given: Mapping[str, Path], datasets: list[str]
             raise ConfigurationError(
                 f"source {name} is none of this pipeline's inputs: {', '.join(datasets) or 'none'}"
             )
-    chosen = {dataset: given[dataset] for dataset in datasets if dataset in given}
-    missing = [dataset for dataset in datasets if dataset not in chosen]
-    if missing:
-        folder = home.agent("owner") / "sources"
-        own = {name: folder / f"{name}.csv" for name in DEFAULT_TABLES}
-        if not all(path.exists() for path in own.values()):
-            own = write_demo_sources(folder)
-        for dataset in missing:
-            if dataset not in own:
-                raise ConfigurationError(f"dataset {dataset} has no source", hint=f"give --source {dataset}=FILE")
-            chosen[dataset] = own[dataset]
-    return chosen
+    folder = home.agent("owner") / "sources"
+    return {name: given[name] if name in given else demo_source(name, folder=folder) for name in datasets}
 
 
 def shipped_dags() -> list[str]:
@@ -174,9 +166,10 @@ def lay_dag(home: Home, *, dag_id: str, tables: Mapping[str, Path], sql: Path | 
     if question.is_file():
         content = _ask(question, tables=tables, sql=sql) if tables or sql else question.read_text()
         write_private(home.dags / question.name, content.encode())
-    elif tables or sql:
-        raise ConfigurationError(f"dag {dag_id} takes neither --source nor --sql")
-    for path in (shipped / ".airflowignore", *sorted(file.with_suffix("").rglob("*.py")), file):
+    elif sql:
+        raise ConfigurationError(f"dag {dag_id} takes no --sql")
+    beside = (path for path in file.with_suffix("").rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    for path in (shipped / ".airflowignore", *sorted(beside), file):
         write_private(home.dags / path.relative_to(shipped), path.read_bytes())
     return home.dags / file.name
 

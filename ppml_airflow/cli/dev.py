@@ -32,7 +32,7 @@ def dev(file: Path, *, dag_id: str | None, sources: tuple[str, ...]) -> None:
     home, given = Home.default(), dict(map(parse_source, sources))
     ensure_simulated_domain(home, now=datetime.now(UTC))
     stack = Stack(home)
-    write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, outputs=[])
+    write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, sinks={})
     with stack.attached():
         folders = [folder for folder in (file.parent, file.with_suffix("")) if folder.is_dir()]
         seen: dict[Path, int] = {}

@@ -22,6 +22,7 @@ from ppml_airflow.cli.home import Home, private_folder, require_checkout
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import POLICY, accept_measurement, ensure_simulated_domain
 from ppml_airflow.cli.stack import Stack
+from ppml_airflow.domain.documents import Approval
 from ppml_airflow.enclaves.images import image_lock, set_up_image
 from ppml_airflow.enclaves.measurement import FileDigestCache, Measurement, difference, measure
 from ppml_airflow.errors import ConfigurationError
@@ -77,9 +78,13 @@ def ensure_image(home: Home, *, owner: Owner, name: str, say: Say) -> None:
     record = home.image(name) / _RECORD
     before = record.read_bytes() if record.exists() else b""
     checkout = require_checkout()
+    source = checkout / "images" / name
+    if not source.is_dir():
+        known = ", ".join(sorted(path.parent.name for path in (checkout / "images").glob("*/requirements.txt")))
+        raise ConfigurationError(f"there is no image {name}; there are: {known}")
     set_up_image(
         name,
-        source=checkout / "images" / name,
+        source=source,
         home=home.path,
         domain=owner.domain,
         wheel=build_wheel(checkout, into=home.path / "images" / ".wheels"),
@@ -87,6 +92,16 @@ def ensure_image(home: Home, *, owner: Owner, name: str, say: Say) -> None:
     )
     if record.read_bytes() != before or not _is_named(owner, name):
         _accept(home, owner=owner, name=name, measurement=measure_image(home, name), say=say)
+
+
+def ensure_images(home: Home, *, owner: Owner, approval: Approval, say: Say) -> None:
+    """Set up every image that a pipeline's steps name, one by one, and accept what was built.
+
+    Raises:
+        ConfigurationError: as `ensure_image`.
+    """
+    for name in sorted({step.image for step in approval.steps}):
+        ensure_image(home, owner=owner, name=name, say=say)
 
 
 def measure_image(home: Home, name: str) -> Measurement:

@@ -19,11 +19,11 @@ import msgspec
 
 from ppml_airflow import canonical
 from ppml_airflow.cli import acting
-from ppml_airflow.cli.agents import delivered_datasets, sealed_datasets, source_in_file
+from ppml_airflow.cli.agents import delivery_sinks, sealed_datasets, source_in_file
 from ppml_airflow.cli.compile import code_folder, compile_dag, load_code
 from ppml_airflow.cli.demo import check_source, choose_sources, parse_source
 from ppml_airflow.cli.home import Home, write_private
-from ppml_airflow.cli.image import ensure_image
+from ppml_airflow.cli.image import ensure_images
 from ppml_airflow.cli.simulated import airflow_token, ensure_simulated_domain
 from ppml_airflow.domain.documents import Approval, Step
 from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
@@ -65,8 +65,8 @@ def run_file(
     for path in given.values():
         check_source(path)
     owner = ensure_simulated_domain(home, now=datetime.now(UTC))
-    ensure_image(home, owner=owner, name="spark", say=say)
     compiled, code = _compiled(home, file=file, dag_id=dag_id, domain_id=owner.domain.domain_id)
+    ensure_images(home, owner=owner, approval=compiled, say=say)
     datasets = sealed_datasets(compiled)
     known = {dataset: source_in_file(home, dataset) for dataset in datasets}
     chosen = {dataset: path for dataset, path in known.items() if path is not None} | dict(given)
@@ -144,7 +144,8 @@ def _do_steps(
             )
             result = ProcessRuntime(home.socket("quoting")).run(launch, on_event=_telling(step, role=role, say=say))
             say(f"step {step.name}: {role} {result.state}")
-    _ask_agent(home, "recipient", verb="deliver", names=delivered_datasets(approval), run_id=run_id, say=say)
+    delivered = sorted(delivery_sinks(home, approval=approval))
+    _ask_agent(home, "recipient", verb="deliver", names=delivered, run_id=run_id, say=say)
 
 
 def ordered_steps(approval: Approval) -> list[Step]:

@@ -1,45 +1,75 @@
-"""The demo's source files: real data, the RAND Health Insurance Experiment, as statsmodels ships it.
+"""The demos' own sources: real data, as packages ship it. One more dataset = one function and one line in `SOURCES`.
 
-`visits` has one row per person and year (20,190 of them), `plans` one per insurance plan, named by what its two
-columns say. Source: statsmodels.datasets.randhie, public domain.
+`visits` and `plans`: the RAND Health Insurance Experiment, one row per person and year (20,190 of them) and one per
+insurance plan, named by what its two columns say. Source: statsmodels.datasets.randhie, public domain.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppml_airflow.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def write_demo_sources(folder: Path) -> dict[str, Path]:
-    """Write visits.csv and plans.csv, each whole or not at all; return them by table name.
+
+def demo_source(dataset: str, *, folder: Path) -> Path:
+    """The demo's own source of a dataset, written if it is not there yet: whole or not at all.
 
     Raises:
-        ConfigurationError: statsmodels is not installed.
+        ConfigurationError: the demo has none, or the package that carries it is not installed.
     """
-    try:
-        from statsmodels.datasets import randhie
-    except ImportError as error:
-        raise ConfigurationError("statsmodels is not installed", hint="pip install 'ppml-airflow[demo]'") from error
-    visits = randhie.load_pandas().data
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = {"visits": folder / "visits.csv", "plans": folder / "plans.csv"}
-    drafts = {name: path.with_suffix(".tmp") for name, path in sources.items()}
-    visits.to_csv(drafts["visits"], index=False)
-    with drafts["plans"].open("w", newline="") as file:
-        plans = csv.writer(file, lineterminator="\n")
-        plans.writerow(("coinsurance", "individual_deductible", "plan"))
-        for lncoins, idp in sorted(set(zip(visits["lncoins"], visits["idp"], strict=True))):
-            coinsurance = round(math.exp(lncoins)) - 1
-            plans.writerow((coinsurance, int(idp), plan_name(coinsurance, has_deductible=bool(idp))))
-    for name, path in sources.items():
-        drafts[name].replace(path)
-    return sources
+    if dataset not in SOURCES:
+        raise ConfigurationError(f"dataset {dataset} has no source", hint=f"give --source {dataset}=FILE")
+    name, write = SOURCES[dataset]
+    path = folder / name
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".{name}"
+        try:
+            write(draft)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{error.name} is not installed", hint="pip install 'ppml-airflow[demo]'"
+            ) from error
+        draft.rename(path)
+    return path
 
 
 def plan_name(coinsurance: int, *, has_deductible: bool) -> str:
     """What a plan is called: the patient's share in per cent, and whether a deductible comes first."""
     share = "free care" if coinsurance == 0 else f"{coinsurance}% coinsurance"
     return f"{share}, individual deductible" if has_deductible else share
+
+
+def _visits() -> pd.DataFrame:
+    from statsmodels.datasets import randhie
+
+    found: pd.DataFrame = randhie.load_pandas().data
+    return found
+
+
+def _write_visits(path: Path) -> None:
+    _visits().to_csv(path, index=False)
+
+
+def _write_plans(path: Path) -> None:
+    visits = _visits()
+    with path.open("w", newline="") as file:
+        plans = csv.writer(file, lineterminator="\n")
+        plans.writerow(("coinsurance", "individual_deductible", "plan"))
+        for lncoins, idp in sorted(set(zip(visits["lncoins"], visits["idp"], strict=True))):
+            coinsurance = round(math.exp(lncoins)) - 1
+            plans.writerow((coinsurance, int(idp), plan_name(coinsurance, has_deductible=bool(idp))))
+
+
+SOURCES: Mapping[str, tuple[str, Callable[[Path], None]]] = {
+    "plans": ("plans.csv", _write_plans),
+    "visits": ("visits.csv", _write_visits),
+}
+"""Dataset -> the name of its file or folder, and what writes it."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from ppml_airflow.cli import acting, airflow_processes
-from ppml_airflow.cli.agents import delivered_datasets, pipelines_in_files, sealed_datasets, write_agent_files
+from ppml_airflow.cli.agents import delivery_sinks, pipelines_in_files, sealed_datasets, write_agent_files
 from ppml_airflow.cli.compile import compile_dag
 from ppml_airflow.cli.demo import choose_sources, lay_dag, shipped_dags
 from ppml_airflow.cli.home import Home
@@ -71,7 +71,7 @@ def _start(home: Home, *, stack: Stack, say: Callable[[str], None]) -> None:
 
 def _lay_shipped(home: Home, *, stack: Stack) -> None:
     """Lay the shipped DAGs and their agents' entries, unless `ppml demo` or a person has laid them already."""
-    write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, outputs=[])
+    write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, sinks={})
     for dag_id in shipped_dags():
         if not (home.dags / f"{dag_id}.py").exists():
             lay_dag(home, dag_id=dag_id, tables={}, sql=None)
@@ -89,7 +89,7 @@ def _lay_shipped(home: Home, *, stack: Stack) -> None:
             broker=stack.broker_socket,
             pipeline=dag_id,
             sources=choose_sources(home, given={}, datasets=sealed_datasets(compiled)),
-            outputs=delivered_datasets(compiled),
+            sinks=delivery_sinks(home, approval=compiled),
         )
 
 

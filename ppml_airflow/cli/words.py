@@ -42,7 +42,9 @@ def _describe_step(step: Step) -> Iterator[str]:
     for item in step.inputs:
         yield f"{name}: reads {item.dataset} ({'its newest version' if item.version == 'head' else 'made for the run'})"
     for output in step.outputs:
-        yield f"{name}: writes {output.dataset} in {output.files} parts, for {', '.join(output.recipients) or 'nobody'}"
+        parts = "a folder of files" if output.body == "files" else "a table in parts"
+        readers = ", ".join(output.recipients) or "nobody"
+        yield f"{name}: writes {output.dataset}, {parts}, {output.files} in number, for {readers}"
     for param, bounds in step.params.items():
         yield f"{name}: param {param} is {describe_bounds(bounds)}; {_spell(bounds.default)} if not given"
     for count in step.disclosed:

@@ -117,9 +117,10 @@ class Output(Document, frozen=True, kw_only=True):
     """A dataset that a step writes, and the holders of recipient certificates who may open it."""
 
     dataset: Name
+    body: Literal["table", "files"]
     recipients: tuple[Name, ...]
     files: Positive
-    """The number of parts, fixed before the lease so that it cannot speak for the data."""
+    """The number of a table's parts, or of files; fixed before the lease so that it cannot speak for the data."""
 
 
 class Disclosure(Document, frozen=True, kw_only=True):
@@ -145,7 +146,7 @@ class Step(Document, frozen=True, kw_only=True):
     kind: Literal["fixed", "adhoc"]
     image: Name
     workload: Name
-    """Which entry of the image's workload registry runs it: `spark-sql`, `spark-python`."""
+    """Which entry of the workload registry runs it, such as `spark-sql`."""
     code: Mapping[RelativePath, Digest]
     argv: tuple[str, ...]
     """Template: an element `{name}` is replaced whole by the value of the param."""

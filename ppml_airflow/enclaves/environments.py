@@ -1,4 +1,4 @@
-"""The environment of a trusted image: made, installed, stripped, compiled; and what of the host it runs on.
+"""The environments of a trusted image: made, installed, stripped, compiled; and what of the host they run on.
 
 uv installs where it is present, else pip; both check every file against its hash in the lock. Files are copied, never
 linked to an installer's cache, which others may write.
@@ -9,16 +9,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import py_compile
 import shutil
 import subprocess
 import sys
-import venv
+import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ppml_airflow import canonical
+from ppml_airflow.enclaves import bytecode as compiler
+from ppml_airflow.enclaves.installation import Interpreter
 from ppml_airflow.errors import ConfigurationError
 
 _SKIPPED = {"__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo", "tkinter", "ensurepip"}
@@ -31,36 +32,48 @@ import json, os, sys, sysconfig
 shared = os.path.join(sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or "")
 zipped = [entry for entry in sys.path if entry.endswith(".zip")]
 libraries = sorted(p for p in (*zipped, shared) if os.path.isfile(p) and not p.endswith(".a"))
-print(json.dumps([os.path.realpath(sys.executable), os.path.dirname(os.__file__), libraries]))
+found = dict(executable=os.path.realpath(sys.executable), standard_library=os.path.dirname(os.__file__))
+print(json.dumps(dict(found, libraries=[os.path.realpath(p) for p in libraries], tag=sys.implementation.cache_tag)))
 """
+_JOB_API = "ppml_airflow/workloads/job_api.py"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interpreter:
-    """The interpreter behind an environment: real paths on the host."""
+def find_python(version: str) -> Path:
+    """The interpreter of this version, such as `3.9`; of the version that runs here, the one that runs here.
 
-    executable: str
-    standard_library: str
-    libraries: tuple[str, ...]
+    Raises:
+        ConfigurationError: there is none on this machine.
+    """
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return Path(os.path.realpath(sys.executable))
+    on_path = shutil.which(f"python{version}")
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for candidate in (*([Path(on_path)] if on_path else []), *pyenv.glob(f"{version}.*/bin/python{version}")):
+        found = subprocess.run((candidate, "-I", "-c", "import sys"), capture_output=True, check=False)
+        if found.returncode == 0:
+            return candidate
+    raise ConfigurationError(
+        f"no Python {version} was found", code="python_missing", hint=f"have python{version} on the PATH"
+    )
 
 
-def describe_interpreter() -> str:
-    """The interpreter that environments are made with: the one that runs here, without its virtual environment."""
-    return f"{os.path.realpath(sys.executable)} {sys.version}"
+def describe_python(python: Path) -> str:
+    """An interpreter in words: another text means another environment."""
+    return _run([str(python), "-I", "-c", "import os, sys; print(os.path.realpath(sys.executable), sys.version)"])
 
 
-def create(env: Path) -> None:
+def create(env: Path, *, python: Path) -> None:
     """Make an empty environment without installers."""
-    venv.EnvBuilder(symlinks=True, with_pip=False, clear=True).create(env)
+    _run([str(python), "-I", "-m", "venv", "--symlinks", "--without-pip", "--clear", str(env)])
 
 
 def install(env: Path, *, requirements: Path) -> None:
-    """Install a lock file, every file checked against its hash.
+    """Install a lock file: exactly what it lists, every file checked against its hash.
 
     Raises:
         ConfigurationError: the installer refused or failed.
     """
-    _install(env, "--require-hashes", "-r", str(requirements))
+    _install(env, "--no-deps", "--require-hashes", "-r", str(requirements))
 
 
 def install_wheel(env: Path, *, wheel: Path) -> None:
@@ -72,6 +85,25 @@ def install_wheel(env: Path, *, wheel: Path) -> None:
     _install(env, "--no-deps", "--force-reinstall", str(wheel))
 
 
+def install_job_api(env: Path, *, wheel: Path) -> None:
+    """Give an engine's own environment the module that job authors import, and nothing else of this package.
+
+    Raises:
+        ConfigurationError: the wheel has no such module.
+    """
+    target = site_packages(env) / _JOB_API
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            content = archive.read(_JOB_API)
+    except KeyError as error:
+        raise ConfigurationError(f"wheel {wheel} has no {_JOB_API}") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # an image that is being replaced may share the file
+    target.write_bytes(content)
+    for package in (target.parent, target.parent.parent):
+        (package / "__init__.py").touch()
+
+
 def strip(env: Path) -> None:
     """Remove what guests never run and what differs from one installation to the next: scripts, installers' notes."""
     for script in (env / "bin").iterdir():
@@ -81,6 +113,8 @@ def strip(env: Path) -> None:
         for name in _OF_THIS_INSTALLATION:
             (info / name).unlink(missing_ok=True)
         record = info / "RECORD"
+        if not record.is_file():
+            continue
         lines = record.read_text().splitlines(keepends=True)
         record.write_text("".join(line for line in lines if not _is_stripped(line.split(",", 1)[0])))
 
@@ -91,12 +125,12 @@ def _is_stripped(path: str) -> bool:
 
 def site_packages(env: Path) -> Path:
     """Where an environment keeps its packages."""
-    return env / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    return next(env.glob("lib/python3.*/site-packages"))
 
 
-def holds_spark(env: Path) -> bool:
-    """Whether pyspark is installed: then the image needs a JDK and the jar."""
-    return (site_packages(env) / "pyspark" / "jars").is_dir()
+def holds(env: Path, package: str) -> bool:
+    """Whether a package is installed."""
+    return (site_packages(env) / package).is_dir()
 
 
 def ask_interpreter(env: Path) -> Interpreter:
@@ -105,28 +139,27 @@ def ask_interpreter(env: Path) -> Interpreter:
     Raises:
         ConfigurationError: it does not run.
     """
-    command = [str(env / "bin" / "python"), "-I", "-B", "-S", "-c", _ASK]
-    executable, library, libraries = json.loads(_run(command, what="the environment's interpreter"))
-    return Interpreter(executable=executable, standard_library=library, libraries=tuple(libraries))
+    found = {name: value for name, value in _asked(env).items() if name != "tag"}
+    return canonical.convert(found, into=Interpreter)
 
 
-def compile_sources(env: Path, *, installed_at: Path, bytecode: Path) -> None:
+def compile_sources(env: Path, *, installed_at: Path, bytecode: Path) -> set[Path]:
     """Compile an environment and its standard library into a bytecode folder, for guests' `-X pycache_prefix`.
 
     Args:
         env: the environment as it lies now.
         installed_at: where it will lie; the bytecode is filed under this path.
-        bytecode: the folder to fill. Files whose source is unchanged are kept; those without a source are removed.
+        bytecode: the folder to fill. Files whose source is unchanged are kept.
+
+    Returns:
+        Every file of bytecode that belongs to it.
     """
-    library = Path(ask_interpreter(env).standard_library)
-    jobs = [*_sources(site_packages(env), site_packages(installed_at)), *_sources(library, library)]
-    targets = [(source, _cached(final, bytecode), final) for source, final in jobs]
-    wanted = {target for _, target, _ in targets}
-    for stale in [path for path in bytecode.rglob("*.pyc") if path not in wanted]:
-        stale.unlink()
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for _ in pool.map(_compile, targets, chunksize=50):
-            pass
+    library, tag = Path(ask_interpreter(env).standard_library), _asked(env)["tag"]
+    sources = [*_sources(site_packages(env), installed_at / site_packages(env).relative_to(env))]
+    sources += _sources(library, library)
+    jobs = [(str(source), str(_cached(final, bytecode, tag=tag)), str(final)) for source, final in sources]
+    _run([str(env / "bin" / "python"), "-I", "-B", "-S", compiler.__file__], given=json.dumps(jobs))
+    return {Path(target) for _, target, _ in jobs}
 
 
 def describe_java() -> str:
@@ -192,12 +225,18 @@ def _install(env: Path, *arguments: str) -> None:
             raise error from None
 
 
-def _run(command: list[str], *, what: str) -> str:
+def _asked(env: Path) -> dict[str, Any]:
+    answer = _run([str(env / "bin" / "python"), "-I", "-B", "-S", "-c", _ASK], what="the environment's interpreter")
+    found: dict[str, Any] = json.loads(answer)
+    return found
+
+
+def _run(command: list[str], *, what: str = "Python", given: str | None = None) -> str:
     # An installer that inherits PYTHONPATH finds packages there and leaves them out of the environment.
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     environment = _SYSTEM_CERTIFICATES | kept | {"PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, input=given)
     except OSError as error:
         raise ConfigurationError(f"{what} ({command[0]}) does not start: {error.strerror}") from error
     if done.returncode != 0:
@@ -217,19 +256,6 @@ def _sources(root: Path, final: Path) -> Iterator[tuple[Path, Path]]:
                 yield path, final / path.relative_to(root)
 
 
-def _cached(final: Path, bytecode: Path) -> Path:
-    """Where the interpreter looks for a module's bytecode under a prefix (PEP 3147, `sys.pycache_prefix`)."""
-    return bytecode / str(final.parent).lstrip("/") / f"{final.stem}.{sys.implementation.cache_tag}.pyc"
-
-
-def _compile(job: tuple[Path, Path, Path]) -> None:
-    source, target, final = job
-    unchecked = (1).to_bytes(4, "little")
-    expected = importlib.util.MAGIC_NUMBER + unchecked + importlib.util.source_hash(source.read_bytes())
-    if target.is_file() and target.read_bytes()[: len(expected)] == expected:
-        return
-    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    try:
-        py_compile.compile(str(source), str(target), str(final), doraise=True, invalidation_mode=mode)
-    except (py_compile.PyCompileError, ValueError):
-        return  # a template or a file for another version: the interpreter would refuse it, too, if ever asked
+def _cached(final: Path, bytecode: Path, *, tag: str) -> Path:
+    """Where an interpreter looks for a module's bytecode under a prefix (PEP 3147, `sys.pycache_prefix`)."""
+    return bytecode / str(final.parent).lstrip("/") / f"{final.stem}.{tag}.pyc"

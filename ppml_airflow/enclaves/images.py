@@ -1,10 +1,13 @@
-"""Set up a trusted image on this machine: PPML_HOME/images/<name>/{image,env,bytecode}, all of it measured.
+"""Set up a trusted image on this machine: PPML_HOME/images/<name>/{env,engine,image,bytecode}, all of it measured.
 
-1. `env/`       an environment of its own from the image's hash-locked requirements, and this package as a wheel
-2. `image/`     a copy of images/<name>, `domain.json`, the jar built from `jvm/` if the environment holds Spark, and
-                what of the host belongs to it (`installation.json`)
-3. `bytecode/`  the environment and the standard library compiled with unchecked hashes: guests run with
-                `-X pycache_prefix`, so that bytecode which others leave beside sources is never read
+1. `env/`       the guest's environment, from the image's hash-locked requirements.txt, with this package as a wheel
+2. `engine/`    where images/<name>/engine/ is there: an environment of the engine's own, of the Python that its
+                `.python-version` names, for an engine whose pins do not go with ours. Jobs run in it; of this package
+                it holds the module that job authors import
+3. `image/`     a copy of images/<name>, `domain.json`, the jar built from `jvm/` if `env/` holds Spark, and what of
+                the host belongs to the image (`installation.json`)
+4. `bytecode/`  environments and standard libraries compiled with unchecked hashes: guests and jobs run with it as
+                pycache prefix, so that bytecode which others leave beside sources is never read
 
 Built aside and renamed when whole. What is there already is kept only if it still measures as it did when it was set
 up, so a file that somebody changed does not survive the next set-up. Refuses requirements without hashes.
@@ -17,8 +20,9 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,23 +31,38 @@ from ppml_airflow import canonical
 from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.enclaves import environments
-from ppml_airflow.enclaves.installation import DOMAIN, INSTALLATION, JAR, Installation
+from ppml_airflow.enclaves.installation import DOMAIN, INSTALLATION, Installation
 from ppml_airflow.enclaves.measurement import FileDigestCache, measure
 from ppml_airflow.errors import ConfigurationError, PpmlError
 from ppml_airflow.units import Digest, HexId
 
 Progress = Callable[[str], None]
 _RECORD = "set-up.json"
+_SPARK_JAR = "ppml-spark.jar"
+_JAVA_PACKAGES = ("pyspark", "pyflink")
 
 
 class SetUp(Document, frozen=True, kw_only=True):
     """What an image was made from, and how it then measured. Lies beside what is measured."""
 
     inputs: Digest
-    environment: Digest
+    environments: Mapping[str, Digest]
     measurement: str
     build: HexId
     """Random: tells a new build from the one before, even where both measure alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Environment:
+    """An environment to be made: `env` or `engine`."""
+
+    name: str
+    requirements: Path
+    python: Path
+
+    @property
+    def digest(self) -> Digest:
+        return _digest_of(self.requirements, text=environments.describe_python(self.python))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +78,15 @@ class _Plan:
     @property
     def building(self) -> Path:
         return self.folder.with_name(f".{self.name}.building")
+
+    def environments(self) -> Iterator[_Environment]:
+        here = Path(os.path.realpath(sys.executable))
+        yield _Environment(name="env", requirements=self.source / "requirements.txt", python=here)
+        engine = self.source / "engine"
+        if engine.is_dir():
+            version = engine / ".python-version"
+            python = environments.find_python(version.read_text().strip()) if version.is_file() else here
+            yield _Environment(name="engine", requirements=engine / "requirements.txt", python=python)
 
     def say(self, text: str) -> None:
         self.progress(f"image {self.name}: {text}")
@@ -92,7 +120,8 @@ def set_up_image(
         wheel=wheel,
         progress=progress,
     )
-    for needed in (source / "requirements.txt", wheel):
+    engine = [source / "engine" / "requirements.txt"] if (source / "engine").is_dir() else []
+    for needed in (source / "requirements.txt", *engine, wheel):
         if not needed.is_file():
             raise ConfigurationError(f"image {name} needs {needed}, which is missing")
     plan.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -110,50 +139,73 @@ def image_lock(folder: Path, *, exclusive: bool) -> Iterator[None]:
 
 
 def _set_up(plan: _Plan) -> None:
-    environment = _digest_of(plan.source / "requirements.txt", text=environments.describe_interpreter())
-    inputs = _inputs(plan, environment=environment)
+    wanted = {environment: environment.digest for environment in plan.environments()}
+    digests = {environment.name: digest for environment, digest in wanted.items()}
+    inputs = _inputs(plan, digests=digests)
     found = _intact(plan)
     if found is not None and found.inputs == inputs:
         plan.say("unchanged")
         return
     shutil.rmtree(plan.building, ignore_errors=True)
-    env, final_env, bytecode = (plan.building / "env", plan.folder / "env", plan.building / "bytecode")
-    if found is not None and found.environment == environment:
-        plan.say("keeping the environment")
-        for part in ("env", "bytecode"):
-            shutil.copytree(plan.folder / part, plan.building / part, symlinks=True, copy_function=os.link)
-    else:
-        plan.say("installing the environment")
-        environments.create(env)
-        environments.install(env, requirements=plan.source / "requirements.txt")
+    if found is not None:
+        _copy(plan, "bytecode")
+    for environment, digest in wanted.items():
+        if found is not None and found.environments.get(environment.name) == digest:
+            plan.say(f"keeping {environment.name}")
+            _copy(plan, environment.name)
+        else:
+            _install(plan, environment)
     plan.say("installing ppml_airflow")
-    environments.install_wheel(env, wheel=plan.wheel)
-    environments.strip(env)
-    _fill_image_folder(plan, env=env)
-    plan.say("compiling")
-    environments.compile_sources(env, installed_at=final_env, bytecode=bytecode)
+    environments.install_wheel(plan.building / "env", wheel=plan.wheel)
+    environments.strip(plan.building / "env")
+    if "engine" in digests:
+        environments.install_job_api(plan.building / "engine", wheel=plan.wheel)
+    _fill_image_folder(plan, names=tuple(digests))
+    _compile(plan, names=tuple(digests))
     _put_in_place(plan)
     measurement = measure(plan.folder, cache=FileDigestCache())
-    record = SetUp(inputs=inputs, environment=environment, measurement=measurement.hex, build=secrets.token_hex(16))
+    record = SetUp(inputs=inputs, environments=digests, measurement=measurement.hex, build=secrets.token_hex(16))
     (plan.folder / _RECORD).write_bytes(canonical.encode(record))
     plan.say(f"set up, {measurement.files} files, measurement {measurement.hex[:16]}…")
 
 
-def _fill_image_folder(plan: _Plan, *, env: Path) -> None:
-    folder = plan.building / "image"
+def _copy(plan: _Plan, part: str) -> None:
+    shutil.copytree(plan.folder / part, plan.building / part, symlinks=True, copy_function=os.link)
+
+
+def _install(plan: _Plan, environment: _Environment) -> None:
+    folder = plan.building / environment.name
+    lines = environment.requirements.read_text().splitlines()
+    plan.say(f"installing {environment.name}, {sum('==' in line for line in lines)} packages")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    environments.create(folder, python=environment.python)
+    environments.install(folder, requirements=environment.requirements)
+    environments.strip(folder)
+
+
+def _compile(plan: _Plan, *, names: tuple[str, ...]) -> None:
+    bytecode, wanted = plan.building / "bytecode", set[Path]()
+    bytecode.mkdir(exist_ok=True)
+    for name in names:
+        plan.say(f"compiling {name}")
+        wanted |= environments.compile_sources(plan.building / name, installed_at=plan.folder / name, bytecode=bytecode)
+    for stale in [path for path in bytecode.rglob("*.pyc") if path not in wanted]:
+        stale.unlink()
+
+
+def _fill_image_folder(plan: _Plan, *, names: tuple[str, ...]) -> None:
+    folder, found = plan.building / "image", {name: plan.building / name for name in names}
     shutil.copytree(plan.source, folder, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     (folder / DOMAIN).write_bytes(canonical.encode(plan.domain))
     java_home: Path | None = None
-    if environments.holds_spark(env):
+    if any(environments.holds(env, package) for env in found.values() for package in _JAVA_PACKAGES):
         java_home = environments.find_java_home()
+    if java_home is not None and environments.holds(found["env"], "pyspark"):
         plan.say("building the jar")
-        environments.build_jar(plan.jvm, env=env, java_home=java_home, target=folder / JAR)
-    interpreter = environments.ask_interpreter(env)
+        environments.build_jar(plan.jvm, env=found["env"], java_home=java_home, target=folder / _SPARK_JAR)
     installation = Installation(
         name=plan.name,
-        interpreter=interpreter.executable,
-        standard_library=interpreter.standard_library,
-        libraries=interpreter.libraries,
+        environments={name: environments.ask_interpreter(env) for name, env in found.items()},
         java_home=None if java_home is None else str(java_home),
     )
     (folder / INSTALLATION).write_bytes(canonical.encode(installation))
@@ -183,8 +235,8 @@ def _intact(plan: _Plan) -> SetUp | None:
     return None
 
 
-def _inputs(plan: _Plan, *, environment: Digest) -> Digest:
-    parts = [environment, plan.domain.domain_id, _digest_of_wheel(plan.wheel), environments.describe_java()]
+def _inputs(plan: _Plan, *, digests: Mapping[str, Digest]) -> Digest:
+    parts = [*digests.values(), plan.domain.domain_id, _digest_of_wheel(plan.wheel), environments.describe_java()]
     for root in (plan.source, plan.jvm):
         for path in sorted(root.rglob("*")) if root.is_dir() else ():
             if path.is_file() and "__pycache__" not in path.parts and "build" not in path.relative_to(root).parts[:1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ppml_airflow import canonical
@@ -12,18 +13,24 @@ from ppml_airflow.errors import ConfigurationError
 
 DOMAIN = "domain.json"
 INSTALLATION = "installation.json"
-JAR = "ppml-spark.jar"
 SET_UP_HINT = "ppml image set-up"
+
+
+class Interpreter(Document, frozen=True, kw_only=True):
+    """The interpreter behind an environment: real paths on the host."""
+
+    executable: str
+    standard_library: str
+    libraries: tuple[str, ...]
+    """Further files that it runs on: `libpython`, a zipped standard library."""
 
 
 class Installation(Document, frozen=True, kw_only=True):
     """What of the host belongs to an image. Lies in the image's own folder, so it is measured itself."""
 
     name: str
-    interpreter: str
-    standard_library: str
-    libraries: tuple[str, ...]
-    """Further files that the interpreter runs on: `libpython`, a zipped standard library."""
+    environments: Mapping[str, Interpreter]
+    """The interpreter of `env`, the guest's environment, and of `engine` where an engine has one of its own."""
     java_home: str | None
 
 
@@ -40,13 +47,14 @@ def load_installation(folder: Path) -> Installation:
             f"no trusted image is set up in {folder}", code="image_missing", hint=SET_UP_HINT
         ) from error
     installation = canonical.decode(data, into=Installation)
-    interpreter = os.path.realpath(folder / "env" / "bin" / "python")
-    if interpreter != installation.interpreter:
-        raise ConfigurationError(
-            f"image {installation.name} runs {interpreter}, but was set up with {installation.interpreter}",
-            code="image_changed",
-            hint=SET_UP_HINT,
-        )
+    for name, noted in installation.environments.items():
+        interpreter = os.path.realpath(folder / name / "bin" / "python")
+        if interpreter != noted.executable:
+            raise ConfigurationError(
+                f"image {installation.name} runs {interpreter}, but was set up with {noted.executable}",
+                code="image_changed",
+                hint=SET_UP_HINT,
+            )
     return installation
 
 

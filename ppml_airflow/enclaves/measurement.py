@@ -1,10 +1,10 @@
 """The measurement of a trusted image in the `process` runtime: one SHA-256 over everything that it runs.
 
 Covered, as a sorted list of (label/path, mode, content): the image's own files with `domain.json` (`image/`), its
-environment (`env/`), its compiled bytecode (`bytecode/`), the interpreter and its standard library (`python/`) and the
-JDK (`java/`). A symbolic link counts by its target; where it leads out of its tree (Debian keeps a JDK's settings in
-/etc) what lies there counts too. Not covered: the kernel and the shared libraries of the host; a simulation does not
-claim them.
+environments (`env/`, and `engine/` where an engine has one of its own), their compiled bytecode (`bytecode/`),
+interpreters and standard libraries (`python/`) and the JDK (`java/`). A symbolic link counts by its target; where it
+leads out of its tree (Debian keeps a JDK's settings in /etc) what lies there counts too. Not covered: the kernel and
+the shared libraries of the host; a simulation does not claim them.
 
 Left out, because a guest never reads them: `__pycache__` folders of the standard library (guests run with
 `-X pycache_prefix`, so files that others leave there neither run nor count) and its `site-packages` (an environment
@@ -140,12 +140,12 @@ _Entry = tuple[Path, os.stat_result, str | None]
 
 
 def _entries(folder: Path, installation: Installation) -> Iterator[tuple[str, _Entry]]:
-    for label in ("image", "env", "bytecode"):
+    for label in ("image", "bytecode", *installation.environments):
         yield from _tree(folder / label, label)
-    library = Path(installation.standard_library)
-    yield from _tree(library, "python/lib", is_standard_library=True)
-    for path in (installation.interpreter, *installation.libraries):
-        yield f"python{path}", (Path(path), _status(Path(path)), None)
+    for name, interpreter in installation.environments.items():
+        yield from _tree(Path(interpreter.standard_library), f"python/{name}/lib", is_standard_library=True)
+        for path in (interpreter.executable, *interpreter.libraries):
+            yield f"python/{name}{path}", (Path(path), _status(Path(path)), None)
     if installation.java_home is not None:
         yield from _tree(Path(installation.java_home), "java")
 

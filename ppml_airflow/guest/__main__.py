@@ -14,8 +14,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ppml_airflow.enclaves.installation import JAR, load_domain, load_installation
-from ppml_airflow.errors import ConfigurationError, UnavailableError
+from ppml_airflow.enclaves.installation import load_domain, load_installation
+from ppml_airflow.errors import UnavailableError
 from ppml_airflow.guest.process import harden, require_clean_environment
 from ppml_airflow.guest.session import Surroundings, WorkloadFactory, run_guest
 from ppml_airflow.guest.speech import Speech
@@ -23,7 +23,9 @@ from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.launches import LineSocket, QuoteAnswer, QuoteRequest
 from ppml_airflow.protocol.messages import LaunchRequest
 from ppml_airflow.units import Name
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import Workload, WorkloadJob
+from ppml_airflow.workloads.registry import find_workload
 
 
 def main() -> int:
@@ -75,18 +77,9 @@ def _quoter(channel: LineSocket) -> Callable[[bytes], bytes]:
 
 
 def _workloads(folder: Path, *, java_home: str | None) -> WorkloadFactory:
-    def make(name: Name, *, job: WorkloadJob, private: Path, log: Path) -> Workload:
-        from ppml_airflow.workloads.registry import find_workload
-        from ppml_airflow.workloads.spark.installation import SparkInstallation
+    installation = ImageInstallation.of_image(folder, java_home=None if java_home is None else Path(java_home))
 
-        if java_home is None:
-            raise ConfigurationError(f"workload {name} needs Java, and this image was set up without", code="no_java")
-        installation = SparkInstallation(
-            environment=folder / "env",
-            java_home=Path(java_home),
-            jar=folder / "image" / JAR,
-            bytecode=folder / "bytecode",
-        )
+    def make(name: Name, *, job: WorkloadJob, private: Path, log: Path) -> Workload:
         return find_workload(name)(job, installation=installation, private=private, log=log)
 
     return make

@@ -6,12 +6,19 @@ named in full; when it is read it has to decrypt in its place as well, so that a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.sealing.datasets import aad_of, open_parquet_parts, verify_parts
+from ppml_airflow.sealing.datasets import (
+    FILE_BODIES,
+    TABLE_BODIES,
+    aad_of,
+    open_parquet_parts,
+    read_files,
+    verify_parts,
+)
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.sealing.versions import dataset_folder
 from ppml_airflow.units import Digest
@@ -20,29 +27,44 @@ from ppml_airflow.workloads.job import FileKey, TableInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedInput:
-    """One input, whole when it was looked at. Its parts are opened by `file_keys`."""
+    """One input, whole when it was looked at. The parts of a table are opened by `file_keys`."""
 
     manifest: Manifest
     folder: Path
     parts: tuple[Path, ...]
     """Encrypted Parquet: the sealed parts themselves, or for padded ones what `unpad` writes in private memory."""
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it holds a table; else it holds files."""
+        return self.manifest.body in TABLE_BODIES
+
     def table(self) -> TableInput:
         """The input as the job sees it: by the name of its dataset."""
         return TableInput(view=self.manifest.dataset, columns=self.manifest.columns, parts=self.parts)
 
     def unpad(self, *, data_key: bytes) -> None:
-        """Free padded parts of their padding; what is written is still encrypted.
+        """Free padded parts of a table of their padding; what is written is still encrypted.
 
         Raises:
             VerificationError: a part is missing, changed, out of place, or under another key.
         """
+        if self.manifest.body != "padded-parquet":
+            return
         scratch = self.parts[0].parent
         for _ in open_parquet_parts(self.manifest, folder=self.folder, data_key=data_key, scratch=scratch):
             pass
 
+    def read_files(self, *, data_key: bytes) -> Iterator[tuple[str, bytes]]:
+        """Name and content of each file, in memory only.
+
+        Raises:
+            VerificationError: not files, or a part is missing, changed, out of place, or under another key.
+        """
+        return read_files(self.manifest, folder=self.folder, data_key=data_key)
+
     def file_keys(self, *, data_key: bytes) -> Mapping[Path, FileKey]:
-        """What opens each part."""
+        """What opens each part of a table."""
         return {
             path: FileKey(data_key=data_key, aad=aad_of(self.manifest, part=part))
             for path, part in zip(self.parts, self.manifest.parts, strict=True)
@@ -59,11 +81,11 @@ def verify_input(manifest: Manifest, *, digest: Digest, storage: Path, scratch: 
         scratch: a private folder, for parts that are padded.
 
     Raises:
-        ConfigurationError: not a table; or the storage has no folder of this version.
+        ConfigurationError: neither table nor files; or the storage has no folder of this version.
         VerificationError: a part is missing or is not the one that the manifest names.
     """
-    if manifest.body not in ("parquet", "padded-parquet"):
-        raise ConfigurationError(f"input {manifest.dataset} holds {manifest.body}; this image reads tables")
+    if manifest.body not in (*TABLE_BODIES, *FILE_BODIES):
+        raise ConfigurationError(f"input {manifest.dataset} holds {manifest.body}; this image reads tables and files")
     folder = dataset_folder(storage, dataset=manifest.dataset, version=manifest.version, digest=digest)
     if not folder.is_dir():
         raise ConfigurationError(

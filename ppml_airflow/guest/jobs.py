@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,10 +25,19 @@ from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.launches import GuestResult
 from ppml_airflow.protocol.messages import Commit, Published
 from ppml_airflow.sealing.manifest import Column
-from ppml_airflow.sealing.outputs import OutputSeal, seal_table_output
+from ppml_airflow.sealing.outputs import OutputSeal, seal_files_output, seal_table_output
 from ppml_airflow.sealing.versions import SealedVersion
 from ppml_airflow.units import Digest, Name, parse_instant
-from ppml_airflow.workloads.job import FileKey, JobKeys, JobResult, TableOutput, Workload, WorkloadJob
+from ppml_airflow.workloads.job import (
+    FileKey,
+    FilesInput,
+    FilesOutput,
+    JobKeys,
+    JobResult,
+    TableOutput,
+    Workload,
+    WorkloadJob,
+)
 from ppml_airflow.workloads.params import typed_params
 
 _RETRY_S = 0.5
@@ -75,14 +84,22 @@ def verify_inputs(bundle: VerifiedBundle, *, storage: Path, scratch: Path) -> di
 def workload_job(bundle: VerifiedBundle, *, code: Path, inputs: Mapping[Name, VerifiedInput]) -> WorkloadJob:
     """The job as a workload takes it."""
     job, step = bundle.job, bundle.step
+    tables = tuple(found.table() for found in inputs.values() if found.is_table)
+    files = tuple(FilesInput(dataset=dataset) for dataset, found in inputs.items() if not found.is_table)
     return WorkloadJob(
         code=code,
         argv=job.argv,
         params=typed_params(job.params, declared=step.params),
         environment=job.environment,
-        inputs=tuple(found.table() for found in inputs.values()),
-        outputs=tuple(TableOutput(dataset=output.dataset, files=output.files) for output in step.outputs),
+        inputs=tables,
+        outputs=tuple(
+            TableOutput(dataset=output.dataset, files=output.files) for output in step.outputs if output.body == "table"
+        ),
         limits=step.limits,
+        files=files,
+        folders=tuple(
+            FilesOutput(dataset=output.dataset, files=output.files) for output in step.outputs if output.body == "files"
+        ),
     )
 
 
@@ -143,9 +160,9 @@ def _compute(leased: LeasedJob, *, seals: Mapping[Name, OutputSeal]) -> tuple[Jo
     read: dict[Path, FileKey] = {}
     try:
         for dataset, found in prepared.inputs.items():
-            if found.manifest.body == "padded-parquet":
+            if found.is_table:
                 found.unpad(data_key=keys.data_keys[dataset])
-            read.update(found.file_keys(data_key=keys.data_keys[dataset]))
+                read.update(found.file_keys(data_key=keys.data_keys[dataset]))
     except VerificationError as error:
         _write_log(prepared.log, error)
         return JobResult(outcome="input_corrupt"), "input_corrupt"
@@ -153,8 +170,13 @@ def _compute(leased: LeasedJob, *, seals: Mapping[Name, OutputSeal]) -> tuple[Jo
     def write(dataset: str, path: str) -> FileKey:
         return FileKey(data_key=seals[dataset].data_key, aad=seals[dataset].aad(path))
 
+    def open_files(dataset: str) -> Iterator[tuple[str, bytes]]:
+        return prepared.inputs[dataset].read_files(data_key=keys.data_keys[dataset])
+
     try:
-        result = prepared.workload.run(keys=JobKeys(read=read, write=write), on_progress=leased.speech.tell_progress)
+        result = prepared.workload.run(
+            keys=JobKeys(read=read, write=write, open_files=open_files), on_progress=leased.speech.tell_progress
+        )
     except Exception as error:  # whatever it is, its text stays inside
         _write_log(prepared.log, error)
         return JobResult(outcome="job_failed"), "guest_failed"
@@ -166,9 +188,15 @@ def _seal(
 ) -> tuple[list[SealedVersion], str]:
     versions = []
     try:
-        for dataset, seal in seals.items():
-            columns = prepared.columns[dataset]
-            versions.append(seal_table_output(result.outputs[dataset], columns=columns, seal=seal))
+        for output in prepared.bundle.step.outputs:
+            dataset, seal = output.dataset, seals[output.dataset]
+            if output.body == "table":
+                columns = prepared.columns[dataset]
+                versions.append(seal_table_output(result.outputs[dataset], columns=columns, seal=seal))
+            elif len(result.files.get(dataset, ())) != output.files:
+                return [], "output_mismatch"
+            else:
+                versions.append(seal_files_output(result.files[dataset], seal=seal))
     except Exception as error:  # a full disk, say; a job's paths could stand in the message
         _write_log(prepared.log, error)
         return [], "guest_failed"

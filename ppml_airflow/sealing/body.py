@@ -97,7 +97,7 @@ def open_part(source: Path, target: Path, *, part: Part, key: bytes, context: by
 
 
 def open_part_bytes(source: Path, *, part: Part, key: bytes, context: bytes, padded: bool) -> bytes:
-    """Open a small sealed file into memory. Raises as `open_part` does."""
+    """Open a sealed file into memory. Raises as `open_part` does."""
     writer = io.BytesIO()
     open_into(writer, source=source, part=part, key=key, context=context, padded=padded)
     return writer.getvalue()

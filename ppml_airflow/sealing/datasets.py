@@ -48,6 +48,9 @@ from ppml_airflow.units import MIB, Digest, HexId, Name
 PART_BYTES = 256 * MIB
 """How much of a table, in memory, goes into one part of what an owner seals."""
 
+TABLE_BODIES = ("parquet", "padded-parquet")
+FILE_BODIES = ("files", "padded-files")
+
 # ---------------------------------------------------------------- seal
 
 
@@ -107,16 +110,17 @@ def seal_files(
         )
 
 
-def encode_directory(files: Mapping[str, Path]) -> bytes:
+def encode_directory(files: Iterable[str]) -> bytes:
     """The first part of a dataset of files: the names of the others, in order.
 
     Raises:
         ConfigurationError: no files, or a name that is not a plain relative path.
     """
-    if not files:
+    names = list(files)
+    if not names:
         raise ConfigurationError("there are no files to seal")
     try:
-        return canonical.encode(canonical.convert({"files": list(files)}, into=Directory))
+        return canonical.encode(canonical.convert({"files": names}, into=Directory))
     except MalformedInputError as error:
         raise ConfigurationError(f"files cannot be sealed under these names: {error.message}") from error
 
@@ -265,7 +269,7 @@ def open_parquet_parts(manifest: Manifest, *, folder: Path, data_key: bytes, scr
     Raises:
         VerificationError: not a table, or a part is missing, changed, out of place, or under another key.
     """
-    if manifest.body not in ("parquet", "padded-parquet"):
+    if manifest.body not in TABLE_BODIES:
         raise VerificationError(f"dataset {manifest.dataset} holds {manifest.body}, wanted a table", code="other_body")
     if manifest.body == "parquet":
         yield from verify_parts(manifest, folder=folder)
@@ -291,23 +295,13 @@ def open_files(manifest: Manifest, *, folder: Path, data_key: bytes, target: Pat
         ConfigurationError: the target exists.
         VerificationError: not files, or a part is missing, changed, out of place, or under another key.
     """
-    if manifest.body not in ("files", "padded-files"):
-        raise VerificationError(f"dataset {manifest.dataset} holds {manifest.body}, wanted files", code="other_body")
     if target.exists():
         raise ConfigurationError(f"{target} exists already; it is not overwritten")
     padded = manifest.body == "padded-files"
-    first, *parts = manifest.parts
-    directory = canonical.decode(
-        open_part_bytes(
-            folder / first.path, part=first, key=data_key, context=_context(manifest, part=first), padded=padded
-        ),
-        into=Directory,
-    )
-    if len(directory.files) != len(parts):
-        raise VerificationError(f"dataset {manifest.dataset} has other files than it names", code="part_missing")
+    named = _named_parts(manifest, folder=folder, data_key=data_key)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        for name, part in zip(directory.files, parts, strict=True):
+        for name, part in named.items():
             file = unfinished / name
             file.parent.mkdir(parents=True, exist_ok=True)
             context = _context(manifest, part=part)
@@ -315,10 +309,40 @@ def open_files(manifest: Manifest, *, folder: Path, data_key: bytes, target: Pat
         unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return tuple(target / name for name in directory.files)
+    return tuple(target / name for name in named)
+
+
+def read_files(manifest: Manifest, *, folder: Path, data_key: bytes) -> Iterator[tuple[str, bytes]]:
+    """Read a dataset of files, name and content one by one; no plaintext touches a disk.
+
+    Raises:
+        VerificationError: not files, or a part is missing, changed, out of place, or under another key.
+    """
+    padded = manifest.body == "padded-files"
+    for name, part in _named_parts(manifest, folder=folder, data_key=data_key).items():
+        context = _context(manifest, part=part)
+        yield name, open_part_bytes(folder / part.path, part=part, key=data_key, context=context, padded=padded)
 
 
 # ---------------------------------------------------------------- inside
+
+
+def _named_parts(manifest: Manifest, *, folder: Path, data_key: bytes) -> dict[str, Part]:
+    """The part of each file, by the names that lie sealed in the first part."""
+    if manifest.body not in FILE_BODIES:
+        raise VerificationError(f"dataset {manifest.dataset} holds {manifest.body}, wanted files", code="other_body")
+    first, *parts = manifest.parts
+    names = open_part_bytes(
+        folder / first.path,
+        part=first,
+        key=data_key,
+        context=_context(manifest, part=first),
+        padded=manifest.body == "padded-files",
+    )
+    directory = canonical.decode(names, into=Directory)
+    if len(directory.files) != len(parts):
+        raise VerificationError(f"dataset {manifest.dataset} has other files than it names", code="part_missing")
+    return dict(zip(directory.files, parts, strict=True))
 
 
 def _wrap(data_key: bytes, *, new: NewVersion, dataset_key: DatasetKey) -> Wrap:

@@ -56,8 +56,8 @@ def seal_table_output(parts: Sequence[Path], *, columns: Sequence[Column], seal:
     return _seal(parts, body="padded-parquet", columns=columns, seal=seal)
 
 
-def seal_files_output(files: Mapping[str, Path], *, seal: OutputSeal) -> SealedVersion:
-    """Seal the files that a job wrote: one part each, after one with their names (the mapping's keys)."""
+def seal_files_output(files: Mapping[str, Path | bytes], *, seal: OutputSeal) -> SealedVersion:
+    """Seal files that a job made, by their names: one part each, after one with the names."""
     return _seal([encode_directory(files), *files.values()], body="padded-files", columns=(), seal=seal)
 
 

@@ -1,11 +1,11 @@
-"""The owner's tables: CSV (plain or gzip) and Parquet files, read in batches and ready to be sealed.
+"""What an owner seals: tables (CSV, plain or gzip, and Parquet files), read in batches, and other files as they are.
 
 A file that cannot be sealed as it is, is refused with one line that names file, column and row, and never a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,38 @@ class TableSource:
     path: Path
     schema: pa.Schema
     batches: Callable[[], Iterator[pa.RecordBatch]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesSource:
+    """Files to seal as they are, by their names."""
+
+    path: Path
+    files: Mapping[str, Path]
+
+
+def is_table(path: Path) -> bool:
+    """Whether a source of this name is sealed as a table: `.csv`, `.csv.gz` or `.parquet`."""
+    return path.name.lower().endswith(_CSV_SUFFIXES + _PARQUET_SUFFIXES) and not path.is_dir()
+
+
+def open_files_source(path: Path) -> FilesSource:
+    """A folder with all files below it, or one file.
+
+    Raises:
+        ConfigurationError: there is none, or it holds a link or something else that is no file.
+    """
+    if path.is_file():
+        return FilesSource(path=path, files={path.name: path})
+    if not path.is_dir():
+        raise ConfigurationError(f"file {path} does not exist")
+    found = sorted(below for below in path.rglob("*") if below.is_symlink() or not below.is_dir())
+    for file in found:
+        if file.is_symlink() or not file.is_file():
+            raise ConfigurationError(f"{file} is not a file; a folder that is sealed holds nothing else")
+    if not found:
+        raise ConfigurationError(f"folder {path} has no files")
+    return FilesSource(path=path, files={file.relative_to(path).as_posix(): file for file in found})
 
 
 def open_source(path: Path, *, expected: Sequence[Column] = ()) -> TableSource:

@@ -6,7 +6,7 @@ A `Workload` runs one job in two phases: `prepare` before the lease, with no sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ppml_airflow.domain.documents import Limits
+from ppml_airflow.errors import PolicyDeniedError
 from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.sealing.tables import file_key
 from ppml_airflow.workloads.vocabulary import Outcome
@@ -32,8 +33,23 @@ class TableInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilesInput:
+    """A granted folder of files, such as a model. Names and contents are sealed until the lease."""
+
+    dataset: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableOutput:
     """An output and the number of its parts, which is fixed before the lease."""
+
+    dataset: str
+    files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesOutput:
+    """An output that is a folder of files, and their number, which is fixed before the lease."""
 
     dataset: str
     files: int
@@ -52,6 +68,8 @@ class WorkloadJob:
     inputs: tuple[TableInput, ...]
     outputs: tuple[TableOutput, ...]
     limits: Limits
+    files: tuple[FilesInput, ...] = ()
+    folders: tuple[FilesOutput, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +88,10 @@ class FileKey:
         return file_key(self.data_key, aad=self.aad)
 
 
+def _grant_no_files(dataset: str) -> Iterator[tuple[str, bytes]]:
+    raise PolicyDeniedError(f"folder {dataset} is not granted", code="not_granted")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobKeys:
     """What the lease released, as a job's process may ask for it."""
@@ -78,6 +100,8 @@ class JobKeys:
     """One for each part of each `TableInput`, by the path given there."""
     write: Callable[[str, str], FileKey]
     """Of (output dataset, relative path such as `part-00000`)."""
+    open_files: Callable[[str], Iterator[tuple[str, bytes]]] = _grant_no_files
+    """Name and content of each file of a `FilesInput`, one by one, each authentic and in memory only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +111,8 @@ class JobResult:
     outcome: Outcome
     outputs: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     """Encrypted Parquet parts of each output, in order, named by their final relative paths."""
+    files: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
+    """Name and content of the files of each `FilesOutput`."""
     disclosed: Mapping[str, int] = field(default_factory=dict)
     """Counts that the job wants to disclose; the guest lets out those that the approval lists."""
 
@@ -98,7 +124,7 @@ class Workload(Protocol):
     """A way to run jobs: an entry of `registry.WORKLOADS`."""
 
     def prepare(self) -> Mapping[str, tuple[Column, ...]]:
-        """Check everything that can be checked without a secret; return the columns of each output.
+        """Check everything that can be checked without a secret; return the columns of each table that is an output.
 
         Raises:
             ConfigurationError: the job's code, names or limits are wrong; says what and where.

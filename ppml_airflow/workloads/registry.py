@@ -1,18 +1,31 @@
-"""The workloads that a step may name. One more workload = one class and one line here."""
+"""The workloads that a step may name. One more workload = one module and one line here."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.workloads.spark.python import SparkPython
-from ppml_airflow.workloads.spark.sql import SparkSql
+from ppml_airflow.workloads.installation import ImageInstallation
+from ppml_airflow.workloads.job import Workload, WorkloadJob
 
-WORKLOADS: dict[str, type[SparkSql] | type[SparkPython]] = {
-    "spark-sql": SparkSql,
-    "spark-python": SparkPython,
+WORKLOADS = {
+    "spark-sql": "spark.sql:SparkSql",
+    "spark-python": "spark.python:SparkPython",
 }
+"""Where each lies, below `ppml_airflow.workloads`; loaded when used, for an image has only what its engine needs."""
 
 
-def find_workload(name: str) -> type[SparkSql] | type[SparkPython]:
+class WorkloadClass(Protocol):
+    """Makes a workload of one job; nothing of the job runs yet."""
+
+    def __call__(self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path) -> Workload:
+        """Make it, in a private directory, with all text of the job's processes going to a log."""
+        ...
+
+
+def find_workload(name: str) -> WorkloadClass:
     """The class that runs a workload.
 
     Raises:
@@ -20,4 +33,5 @@ def find_workload(name: str) -> type[SparkSql] | type[SparkPython]:
     """
     if name not in WORKLOADS:
         raise ConfigurationError(f"workload {name} is unknown", hint=f"known are: {', '.join(WORKLOADS)}")
-    return WORKLOADS[name]
+    module, _, found = WORKLOADS[name].partition(":")
+    return cast("WorkloadClass", getattr(import_module(f"ppml_airflow.workloads.{module}"), found))

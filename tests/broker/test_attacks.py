@@ -776,7 +776,7 @@ def test_only_an_approved_recipient_gets_the_release_key(world: World) -> None:
 def test_no_lease_is_written_for_a_recipient_whom_nobody_certified(
     tmp_path: Path, platform: SimulatedPlatform, keystore: KeystoreFile
 ) -> None:
-    steps = one_step(outputs=(Output(dataset="report", recipients=("nobody",), files=1),))
+    steps = one_step(outputs=(Output(dataset="report", body="table", recipients=("nobody",), files=1),))
     world = World(folder=tmp_path, platform=platform, keystore=keystore, steps=steps)
     run_id = world.ready_run()
     world.pass_gate(run_id)

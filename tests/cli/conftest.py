@@ -42,7 +42,7 @@ def approval(owner: Owner) -> Approval:
         params={"people": IntegerParam(minimum=1, maximum=9, default=5)},
         environment={},
         inputs=(Input(dataset="visits", version="this-run"), Input(dataset="plans", version="head")),
-        outputs=(Output(dataset="report", recipients=("analyst",), files=1),),
+        outputs=(Output(dataset="report", body="table", recipients=("analyst",), files=1),),
         log_recipients=("owner",),
         disclosed=(),
         gates=("before", "after"),

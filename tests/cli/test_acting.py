@@ -11,7 +11,7 @@ import pytest
 from ppml_airflow import canonical
 from ppml_airflow.cli.acting import check_passport, print_outcome, sign_approval
 from ppml_airflow.cli.agents import (
-    delivered_datasets,
+    delivery_sinks,
     pipelines_in_files,
     sealed_datasets,
     source_in_file,
@@ -78,23 +78,23 @@ def test_the_last_lines_are_for_scripts(home: Home, approval: Approval, capsys: 
     assert verify.endswith(f"ppml verify {home.passports}/p.json --trust {home.trust_bundle}")
 
 
-def test_only_what_is_made_for_the_run_and_by_no_step_is_sealed(approval: Approval) -> None:
+def test_only_what_is_made_for_the_run_and_by_no_step_is_sealed(home: Home, approval: Approval) -> None:
     assert sealed_datasets(approval) == ["visits"]
-    assert delivered_datasets(approval) == ["report"]
+    assert list(delivery_sinks(home, approval=approval)) == ["report"]
 
 
-def test_steps_run_after_those_that_they_need(approval: Approval) -> None:
+def test_steps_run_after_those_that_they_need(home: Home, approval: Approval) -> None:
     (first,) = approval.steps
     second = msgspec.structs.replace(
         first,
         name="a_second",
         inputs=(Input(dataset="report", version="this-run"),),
-        outputs=(Output(dataset="summary", recipients=(), files=1),),
+        outputs=(Output(dataset="summary", body="table", recipients=(), files=1),),
     )
     both = msgspec.structs.replace(approval, steps=(second, first), edges=(("aggregate", "a_second"),))
     assert [step.name for step in ordered_steps(both)] == ["aggregate", "a_second"]
     assert sealed_datasets(both) == ["visits"]
-    assert delivered_datasets(both) == ["report"]
+    assert list(delivery_sinks(home, approval=both)) == ["report"]
 
 
 def test_agents_keep_their_entries_for_other_pipelines(home: Home, owner: Owner, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_path_with_an_equals_sign_is_still_a_path(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="is not a file"):
+    with pytest.raises(ConfigurationError, match="is not there"):
         parse_source(str(tmp_path / "none.csv"))
 
 

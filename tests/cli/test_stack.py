@@ -67,7 +67,7 @@ def test_agents_read_their_files_again(stack: Stack, tmp_path: Path) -> None:
             broker=stack.broker_socket,
             pipeline="nightly",
             sources={"sales": tmp_path / "s.csv"},
-            outputs=[],
+            sinks={},
         )
         stack.restart_agents()
         stack.wait_until_ready()

@@ -52,8 +52,10 @@ CHANGES: dict[str, Change] = {
     "default": of_step(params={"people": IntegerParam(minimum=1, maximum=9, default=6)}),
     "environment": of_step(environment={"A": "b"}),
     "inputs": of_step(inputs=(Input(dataset="visits", version="head"), Input(dataset="plans", version="head"))),
-    "recipients": of_step(outputs=(Output(dataset="report", recipients=("analyst", "mallory"), files=1),)),
-    "files": of_step(outputs=(Output(dataset="report", recipients=("analyst",), files=2),)),
+    "recipients": of_step(
+        outputs=(Output(dataset="report", body="table", recipients=("analyst", "mallory"), files=1),)
+    ),
+    "files": of_step(outputs=(Output(dataset="report", body="table", recipients=("analyst",), files=2),)),
     "log_recipients": of_step(log_recipients=("owner", "mallory")),
     "disclosed": of_step(disclosed=(Disclosure(name="rows", minimum=0, maximum=9),)),
     "gates": of_step(gates=("before",)),

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from ppml_airflow.cli.sources import plan_name, write_demo_sources
+from ppml_airflow.cli.sources import demo_source, plan_name
 
 DAG_FILE = Path(__file__).parents[2] / "dags" / "nightly_analytics.py"
 QUESTION = yaml.safe_load(DAG_FILE.with_suffix(".yaml").read_text())
@@ -29,9 +29,13 @@ print(time.process_time() - started)
 """
 
 
+def write_sources(folder):
+    return {name: demo_source(name, folder=folder) for name in ("plans", "visits")}
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    return write_demo_sources(tmp_path_factory.mktemp("sources"))
+    return write_sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.mark.parametrize("path", sorted(DAG_FILE.parent.glob("*.py")), ids=lambda path: path.name)
@@ -61,7 +65,7 @@ def test_the_sources_are_the_whole_experiment(sources):
 
 
 def test_sources_written_again_are_the_same_bytes(sources, tmp_path):
-    again = write_demo_sources(tmp_path)
+    again = write_sources(tmp_path)
     assert {name: path.read_bytes() for name, path in again.items()} == {
         name: path.read_bytes() for name, path in sources.items()
     }

@@ -51,7 +51,7 @@ def test_the_approval_names_the_files_digest_its_arguments_and_bounds() -> None:
         "seed": IntegerParam(minimum=0, maximum=1_000_000, default=1),
     }
     assert step.inputs == ()
-    assert step.outputs == (Output(dataset="pi", recipients=("analyst",), files=1),)
+    assert step.outputs == (Output(dataset="pi", body="table", recipients=("analyst",), files=1),)
     assert step.gates == ("before", "after")
 
 

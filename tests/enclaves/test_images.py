@@ -59,7 +59,7 @@ def test_setting_up_again_changes_nothing(source: Path, tmp_path: Path) -> None:
 def test_another_package_is_installed_without_installing_the_environment_anew(source: Path, tmp_path: Path) -> None:
     set_up(source, tmp_path)
     folder, said = set_up(source, tmp_path, answer=43)
-    assert "image plain: keeping the environment" in said
+    assert "image plain: keeping env" in said
     assert run_in(folder, "import sample; print(sample.ANSWER)") == "43"
 
 

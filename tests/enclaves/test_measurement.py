@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ppml_airflow import canonical
-from ppml_airflow.enclaves.installation import INSTALLATION, Installation, load_installation
+from ppml_airflow.enclaves.installation import INSTALLATION, Installation, Interpreter, load_installation
 from ppml_airflow.enclaves.measurement import FileDigestCache, difference, measure
 from ppml_airflow.errors import ConfigurationError
 
@@ -41,9 +41,13 @@ def image(tmp_path: Path, host: Path) -> Path:
     (image / "env/bin/python").symlink_to(host / "bin/python3.11")
     installation = Installation(
         name="spark",
-        interpreter=str(host / "bin/python3.11"),
-        standard_library=str(host / "lib/python3.11"),
-        libraries=(str(host / "lib/libpython3.11.so"),),
+        environments={
+            "env": Interpreter(
+                executable=str(host / "bin/python3.11"),
+                standard_library=str(host / "lib/python3.11"),
+                libraries=(str(host / "lib/libpython3.11.so"),),
+            )
+        },
         java_home=str(host / "java"),
     )
     (image / "image" / INSTALLATION).write_bytes(canonical.encode(installation))

@@ -35,7 +35,7 @@ def test_an_approval_says_everything_that_the_dag_does():
     assert count.params == {"age": IntegerParam(minimum=0, maximum=120, default=18)}
     assert count.environment == {"spark.sql.shuffle.partitions": "4"}
     assert count.inputs == (Input(dataset="visits", version="this-run"),)
-    assert count.outputs == (Output(dataset="report", recipients=("analyst",), files=1),)
+    assert count.outputs == (Output(dataset="report", body="table", recipients=("analyst",), files=1),)
     assert (count.log_recipients, count.gates, count.attempts) == (("owner",), ("before", "after"), 2)
     assert count.limits == Limits(wall_s=3600, memory_mib=2048, cores=2)
     require_sound(approval)

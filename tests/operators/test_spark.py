@@ -161,9 +161,9 @@ def test_a_broker_that_is_away_does_not_keep_a_task_from_being_killed(dag, broke
         ({"sql": "SELECT '{{ ds }}'"}, "template"),
         ({"sql": "SELECT {% if x %}"}, "template"),
         ({"application": "a.py", "application_args": ["{{ ds }}"]}, "template"),
-        ({"sql": "SELECT 1", "driver_memory": "lots"}, "driver_memory is 'lots'"),
+        ({"sql": "SELECT 1", "driver_memory": "lots"}, "memory is 'lots'"),
         ({"sql": "SELECT 1", "driver_memory": "512m"}, "at least 1g"),
-        ({"sql": "SELECT 1", "outputs": {"b": ["analyst"], "c": []}}, "sql= writes one output"),
+        ({"sql": "SELECT 1", "outputs": {"b": ["analyst"], "c": []}}, "sql= writes one table"),
         ({"sql": "SELECT 1", "conf": {"spark.driver.extraJavaOptions": "-x"}}, "extraJavaOptions is not allowed"),
     ],
 )

@@ -84,13 +84,13 @@ def make_step(name: str, *, inputs: tuple[Input, ...], outputs: tuple[Output, ..
 AGGREGATE = make_step(
     "aggregate",
     inputs=(Input(dataset="visits", version="this-run"), Input(dataset="plans", version="head")),
-    outputs=(Output(dataset="report", recipients=("analyst",), files=1),),
+    outputs=(Output(dataset="report", body="table", recipients=("analyst",), files=1),),
     gated=True,
 )
 SUMMARISE = make_step(
     "summarise",
     inputs=(Input(dataset="report", version="this-run"),),
-    outputs=(Output(dataset="summary", recipients=("analyst",), files=1),),
+    outputs=(Output(dataset="summary", body="table", recipients=("analyst",), files=1),),
 )
 
 

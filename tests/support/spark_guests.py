@@ -65,7 +65,7 @@ def spark_step(name: str, sql: bytes, *, output: str) -> Step:
         params={"limit": IntegerParam(minimum=1, maximum=1000, default=100)},
         environment={},
         inputs=(Input(dataset="visits", version="this-run"), Input(dataset="plans", version="head")),
-        outputs=(Output(dataset=output, recipients=("analyst",), files=1),),
+        outputs=(Output(dataset=output, body="table", recipients=("analyst",), files=1),),
         log_recipients=("owner",),
         disclosed=(),
         gates=(),

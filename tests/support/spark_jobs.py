@@ -20,8 +20,8 @@ import pytest
 from ppml_airflow.domain.documents import Limits
 from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.sealing.tables import parquet_aad, read_sealed_parquet, write_sealed_parquet
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import FileKey, JobKeys, TableInput, TableOutput, TypedValue, WorkloadJob
-from ppml_airflow.workloads.spark.installation import SparkInstallation
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOMAIN_ID = "sha256:" + "d0" * 32
@@ -47,7 +47,7 @@ def find_java_home() -> Path:
     return home or Path(str(javac)).resolve().parent.parent
 
 
-def build_installation(folder: Path) -> SparkInstallation:
+def build_installation(folder: Path) -> ImageInstallation:
     """The real Spark with a jar built from this checkout."""
     sys.path.insert(0, str(CHECKOUT / "jvm"))
     try:
@@ -56,7 +56,7 @@ def build_installation(folder: Path) -> SparkInstallation:
         sys.path.pop(0)
     environment, java_home = find_environment(), find_java_home()
     build(environment=environment, java_home=java_home, output=folder / "ppml-spark.jar")
-    return SparkInstallation(environment=environment, java_home=java_home, jar=folder / "ppml-spark.jar")
+    return ImageInstallation(environment=environment, java_home=java_home, jars=folder)
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ppml_airflow.workloads import supervisor
-from ppml_airflow.workloads.spark.installation import SparkInstallation
+from ppml_airflow.workloads.installation import ImageInstallation
 from tests.support.spark_jobs import CHECKOUT
 
 FAMILY = """
@@ -88,13 +88,13 @@ def test_the_exit_code_is_the_commands(tmp_path: Path, script: str, code: int) -
 GUEST = """
 import sys
 from pathlib import Path
-from ppml_airflow.workloads.spark.installation import SparkInstallation
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.spark.sql import SparkSql
 from tests.support.spark_jobs import JobWorld
 
-folder, environment, java_home, jar = map(Path, sys.argv[1:])
+folder, environment, java_home, jars = map(Path, sys.argv[1:])
 world = JobWorld(folder=folder)
-installation = SparkInstallation(environment=environment, java_home=java_home, jar=jar)
+installation = ImageInstallation(environment=environment, java_home=java_home, jars=jars)
 job = world.job({"q.sql": "SELECT 1 AS one"}, argv=("q.sql",))
 SparkSql(job, installation=installation, private=world.private, log=world.log).prepare()
 print("prepared", flush=True)
@@ -102,8 +102,8 @@ sys.stdin.read()
 """
 
 
-def test_a_killed_guest_takes_java_with_it(tmp_path: Path, installation: SparkInstallation) -> None:
-    where = [str(tmp_path), str(installation.environment), str(installation.java_home), str(installation.jar)]
+def test_a_killed_guest_takes_java_with_it(tmp_path: Path, installation: ImageInstallation) -> None:
+    where = [str(tmp_path), str(installation.environment), str(installation.java_home), str(installation.jars)]
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(GUEST), *where],
         cwd=CHECKOUT,

@@ -67,5 +67,9 @@ def test_a_result_is_neither_true_nor_false() -> None:
 def test_an_unknown_workload_is_refused_with_those_that_are() -> None:
     with pytest.raises(ConfigurationError, match="workload spark-scala is unknown") as caught:
         find_workload("spark-scala")
-    assert caught.value.hint == "known are: spark-sql, spark-python"
-    assert find_workload("spark-sql") is WORKLOADS["spark-sql"]
+    assert caught.value.hint == f"known are: {', '.join(WORKLOADS)}"
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_workload_is_found_where_the_registry_says(name: str) -> None:
+    assert callable(find_workload(name).prepare)

@@ -25,12 +25,13 @@ from pathlib import Path
 
 from ppml_airflow.errors import ConfigurationError, UnavailableError, VerificationError
 from ppml_airflow.workloads import supervisor
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobResult, WorkloadJob
 from ppml_airflow.workloads.spark import settings
 from ppml_airflow.workloads.spark.guest_socket import Connection, GuestSocket, input_links
-from ppml_airflow.workloads.spark.installation import SparkInstallation
 from ppml_airflow.workloads.vocabulary import Outcome, outcome_of
 
+JAR = "ppml-spark.jar"
 _EXIT_OUT_OF_MEMORY = 3
 _EXIT_KILLED = 128 + 9
 _STOP_S = 10.0
@@ -48,9 +49,9 @@ class SparkProcess:
     """
 
     def __init__(
-        self, job: WorkloadJob, *, installation: SparkInstallation, private: Path, log: Path, heap_share: float
+        self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path, heap_share: float
     ) -> None:
-        installation.require_complete()
+        require_spark(installation)
         self.job = job
         self.private = private.resolve()
         self._installation = installation
@@ -80,7 +81,7 @@ class SparkProcess:
         """
         if self._process is not None:
             raise ConfigurationError("job process was started before")
-        jars = f"{self._installation.jar}{os.pathsep}{self._installation.spark_home / 'jars'}/*"
+        jars = os.pathsep.join(map(str, (self._installation.jars / JAR, _spark_jars(self._installation) / "*")))
         command = [str(self._installation.java), *self._options, "-cp", jars, *arguments]
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -191,6 +192,19 @@ class SparkProcess:
         properties = settings.format_properties(chosen)
         write_private(self.settings_file, properties)
         write_private(self.private / "conf" / "log4j2.properties", settings.LOG_SETTINGS)
+
+
+def require_spark(installation: ImageInstallation) -> None:
+    """Refuse an image that cannot start Spark.
+
+    Raises:
+        ConfigurationError: names the missing file.
+    """
+    installation.require(installation.java, installation.jars / JAR, installation.python, _spark_jars(installation))
+
+
+def _spark_jars(installation: ImageInstallation) -> Path:
+    return installation.package("pyspark") / "jars"
 
 
 def _input_bytes(job: WorkloadJob) -> int:

@@ -20,9 +20,9 @@ from typing import Any
 
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
 from ppml_airflow.workloads.spark.guest_socket import input_links
-from ppml_airflow.workloads.spark.installation import SparkInstallation
 from ppml_airflow.workloads.spark.outputs import collect_output
 from ppml_airflow.workloads.spark.process import SparkProcess, write_private
 from ppml_airflow.workloads.spark.sql import typed_literals
@@ -48,7 +48,7 @@ _SPARK_OF_SQL = {
 class SparkPython:
     """Runs one Python job; see `job.Workload`."""
 
-    def __init__(self, job: WorkloadJob, *, installation: SparkInstallation, private: Path, log: Path) -> None:
+    def __init__(self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path) -> None:
         if not job.argv or not job.argv[0].endswith(".py") or not job.outputs:
             raise ConfigurationError(
                 f"spark-python step has argv {list(job.argv)} and {len(job.outputs)} outputs; wanted the name of a .py"

@@ -18,7 +18,7 @@ from pathlib import Path
 from ppml_airflow.domain.documents import Limits
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.units import MIB
-from ppml_airflow.workloads.spark.installation import SparkInstallation
+from ppml_airflow.workloads.installation import ImageInstallation
 
 MINIMUM_MEMORY_MIB = 1024
 
@@ -179,7 +179,7 @@ _REFUSED_NAMES = re.compile(
 
 
 def job_environment(
-    private: Path, *, installation: SparkInstallation, code: Path, approved: Mapping[str, str]
+    private: Path, *, installation: ImageInstallation, code: Path, approved: Mapping[str, str]
 ) -> dict[str, str]:
     """The environment of a job's processes: nothing inherited.
 
@@ -200,7 +200,7 @@ def job_environment(
         "TMPDIR": str(private / "tmp"),
         "LANG": "C.UTF-8",
         "JAVA_HOME": str(installation.java_home),
-        "SPARK_HOME": str(installation.spark_home),
+        "SPARK_HOME": str(installation.package("pyspark")),
         "SPARK_CONF_DIR": str(private / "conf"),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_LOCAL_HOSTNAME": "localhost",

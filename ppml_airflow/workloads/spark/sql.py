@@ -15,9 +15,9 @@ from typing import Any
 
 from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError
 from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobKeys, JobResult, TypedValue, WorkloadJob
 from ppml_airflow.workloads.spark.guest_socket import Connection, input_links
-from ppml_airflow.workloads.spark.installation import SparkInstallation
 from ppml_airflow.workloads.spark.outputs import collect_output
 from ppml_airflow.workloads.spark.process import SparkProcess
 from ppml_airflow.workloads.spark.types import arrow_columns, spark_schema
@@ -30,7 +30,7 @@ _START_S = 120.0
 class SparkSql:
     """Runs one SQL job; see `job.Workload`."""
 
-    def __init__(self, job: WorkloadJob, *, installation: SparkInstallation, private: Path, log: Path) -> None:
+    def __init__(self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path) -> None:
         if len(job.argv) != 1 or len(job.outputs) != 1:
             raise ConfigurationError(
                 f"spark-sql step has argv {list(job.argv)} and {len(job.outputs)} outputs; wanted the name of the"

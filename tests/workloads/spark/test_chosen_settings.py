@@ -6,7 +6,7 @@ import pytest
 
 from ppml_airflow.domain.documents import Limits
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.workloads.spark.installation import SparkInstallation
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.spark.settings import CHOSEN_BY_STEP, job_environment, spark_settings
 
 LIMITS = Limits(wall_s=60, memory_mib=2048, cores=2)
@@ -16,7 +16,7 @@ LIMITS = Limits(wall_s=60, memory_mib=2048, cores=2)
 def variables(tmp_path):
     """The environment of a job's processes, of what its step lists."""
     (tmp_path / "lib" / "python3.11" / "site-packages" / "pyspark").mkdir(parents=True)
-    installation = SparkInstallation(environment=tmp_path, java_home=tmp_path, jar=tmp_path / "x.jar")
+    installation = ImageInstallation(environment=tmp_path, java_home=tmp_path, jars=tmp_path)
     return lambda approved: job_environment(tmp_path, installation=installation, code=tmp_path, approved=approved)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ppml_airflow.workloads.spark.installation import SparkInstallation
+from ppml_airflow.workloads.installation import ImageInstallation
 from tests.support.spark_jobs import JobWorld
 from tests.workloads.spark.test_python_job import python_job, run
 
@@ -71,7 +71,7 @@ ALLOWED = {"own_file", "own_file_again", "sealed_input"}
 
 
 def test_a_job_reaches_its_private_directory_and_its_inputs_alone(
-    world: JobWorld, installation: SparkInstallation
+    world: JobWorld, installation: ImageInstallation
 ) -> None:
     visits = world.seal("visits", pa.table({"plan": ["a"]}))
     program = PROGRAM.replace("STORAGE", str(visits.parts[0].parent.parent))

@@ -11,9 +11,9 @@ import pytest
 
 from ppml_airflow.errors import MalformedInputError
 from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import FileKey, JobKeys, TableInput, TableOutput
 from ppml_airflow.workloads.spark.guest_socket import Connection, GuestSocket
-from ppml_airflow.workloads.spark.installation import SparkInstallation
 from tests.support.spark_jobs import CHECKOUT
 
 VECTORS: list[dict[str, Any]] = json.loads((CHECKOUT / "jvm" / "vectors" / "messages.json").read_text())
@@ -54,11 +54,11 @@ def test_messages_are_answered_as_written_down(vector: dict[str, Any], guest: Gu
 
 
 def test_java_asks_and_reads_as_written_down(
-    guest: GuestSocket, tmp_path: Path, installation: SparkInstallation
+    guest: GuestSocket, tmp_path: Path, installation: ImageInstallation
 ) -> None:
     guest.arm(KEYS, on_progress=lambda percent: None)
     asked = [placed(vector["request"], tmp_path) for vector in VECTORS[:3]]
-    classes = f"{installation.jar}:{installation.spark_home}/jars/*"
+    classes = f"{installation.jars}/ppml-spark.jar:{installation.package('pyspark')}/jars/*"
     program = Path(__file__).with_name("AskKeys.java")
     arguments = [word for message in asked for word in (message["op"], message["path"])]
     command = [str(installation.java), "-cp", classes, str(program), *arguments]

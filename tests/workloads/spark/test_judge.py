@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.workloads.spark.installation import SparkInstallation
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.spark.sql import SparkSql
 from tests.support.spark_jobs import JobWorld
 
@@ -27,7 +27,7 @@ VISITS = {
 
 
 @pytest.fixture(scope="module")
-def judge(installation: SparkInstallation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSql]:
+def judge(installation: ImageInstallation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSql]:
     world = JobWorld(folder=tmp_path_factory.mktemp("judge"))
     world.grant("visits", VISITS)
     world.grant("plans", {"plan": "string", "name": "string"})

@@ -13,8 +13,8 @@ import pytest
 
 import ppml_airflow
 from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobResult, TypedValue
-from ppml_airflow.workloads.spark.installation import SparkInstallation
 from ppml_airflow.workloads.spark.python import SparkPython
 from tests.support.spark_jobs import JobWorld
 
@@ -43,7 +43,7 @@ def python_job(
     world: JobWorld,
     files: dict[str, str],
     *,
-    installation: SparkInstallation,
+    installation: ImageInstallation,
     argv: tuple[str, ...] = ("main.py",),
     params: dict[str, TypedValue] | None = None,
     parts: int = 1,
@@ -72,7 +72,7 @@ def seal_visits(world: JobWorld) -> None:
     world.seal("visits", pa.table(visits))
 
 
-def test_a_program_reads_its_inputs_and_writes_its_output(world: JobWorld, installation: SparkInstallation) -> None:
+def test_a_program_reads_its_inputs_and_writes_its_output(world: JobWorld, installation: ImageInstallation) -> None:
     seal_visits(world)
     files = {"main.py": PROGRAM, "helpers.py": HELPERS}
     params: dict[str, TypedValue] = {"since": date(2020, 1, 11)}
@@ -116,7 +116,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_program_that_fails_says_one_word(name: str, world: JobWorld, installation: SparkInstallation) -> None:
+def test_a_program_that_fails_says_one_word(name: str, world: JobWorld, installation: ImageInstallation) -> None:
     statement, outcome, logged = FAILURES[name]
     seal_visits(world)
     with python_job(world, {"main.py": FAILING + statement}, installation=installation) as workload:
@@ -127,7 +127,7 @@ def test_a_program_that_fails_says_one_word(name: str, world: JobWorld, installa
     assert logged in world.log.read_text()
 
 
-def test_nothing_of_a_program_runs_before_the_lease(world: JobWorld, installation: SparkInstallation) -> None:
+def test_nothing_of_a_program_runs_before_the_lease(world: JobWorld, installation: ImageInstallation) -> None:
     mark = world.folder / "ran"
     program = OUTPUTS + f"open({str(mark)!r}, 'w')\n"
     with python_job(world, {"main.py": program, "other.py": program}, installation=installation) as workload:
@@ -155,7 +155,7 @@ def test_nothing_of_a_program_runs_before_the_lease(world: JobWorld, installatio
     ],
 )
 def test_a_program_that_cannot_run_is_refused_in_full(
-    files: dict[str, str], said: str, world: JobWorld, installation: SparkInstallation
+    files: dict[str, str], said: str, world: JobWorld, installation: ImageInstallation
 ) -> None:
     with (
         python_job(world, files, installation=installation) as workload,
@@ -164,14 +164,14 @@ def test_a_program_that_cannot_run_is_refused_in_full(
         workload.prepare()
 
 
-def test_a_job_that_was_not_prepared_fails(world: JobWorld, installation: SparkInstallation) -> None:
+def test_a_job_that_was_not_prepared_fails(world: JobWorld, installation: ImageInstallation) -> None:
     with python_job(world, {"main.py": OUTPUTS}, installation=installation) as workload:
         assert run(workload, world).outcome == "job_failed"
 
 
 @pytest.mark.parametrize("argv", [(), ("main.sql",)])
 def test_a_step_of_another_shape_is_refused(
-    argv: tuple[str, ...], world: JobWorld, installation: SparkInstallation
+    argv: tuple[str, ...], world: JobWorld, installation: ImageInstallation
 ) -> None:
     job = world.job({"main.py": OUTPUTS}, argv=argv)
     with pytest.raises(ConfigurationError, match=r"wanted the name of a \.py file"):
@@ -179,7 +179,7 @@ def test_a_step_of_another_shape_is_refused(
 
 
 def test_code_outside_the_private_directory_is_refused(
-    world: JobWorld, installation: SparkInstallation, tmp_path_factory: pytest.TempPathFactory
+    world: JobWorld, installation: ImageInstallation, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     job = world.job({"main.py": OUTPUTS}, argv=("main.py",))
     with pytest.raises(ConfigurationError, match="not inside the private directory"):

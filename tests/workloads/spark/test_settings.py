@@ -7,25 +7,31 @@ import pytest
 
 from ppml_airflow.domain.documents import Limits
 from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.spark import settings
-from ppml_airflow.workloads.spark.installation import SparkInstallation
+from ppml_airflow.workloads.spark.process import require_spark
 from tests.support.spark_jobs import LIMITS
 
 PRIVATE = Path("/private")
 
 
-def environment(installation: SparkInstallation, **approved: str) -> dict[str, str]:
+def environment(installation: ImageInstallation, **approved: str) -> dict[str, str]:
     return settings.job_environment(PRIVATE, installation=installation, code=PRIVATE / "code", approved=approved)
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> SparkInstallation:
+def small(tmp_path: Path) -> ImageInstallation:
     """An installation of empty files."""
     spark = tmp_path / "env" / "lib" / "python3.11" / "site-packages" / "pyspark"
-    for file in (spark / "jars" / "x.jar", tmp_path / "env/bin/python", tmp_path / "java/bin/java", tmp_path / "a.jar"):
+    for file in (
+        spark / "jars" / "x.jar",
+        tmp_path / "env/bin/python",
+        tmp_path / "java/bin/java",
+        tmp_path / "ppml-spark.jar",
+    ):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    return SparkInstallation(environment=tmp_path / "env", java_home=tmp_path / "java", jar=tmp_path / "a.jar")
+    return ImageInstallation(environment=tmp_path / "env", java_home=tmp_path / "java", jars=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -50,13 +56,13 @@ def small(tmp_path: Path) -> SparkInstallation:
         "",
     ],
 )
-def test_a_variable_that_could_change_the_code_is_refused_by_name(name: str, small: SparkInstallation) -> None:
+def test_a_variable_that_could_change_the_code_is_refused_by_name(name: str, small: ImageInstallation) -> None:
     with pytest.raises(ConfigurationError, match=f"environment variable {name} is refused"):
         environment(small, **{name: "x"})
 
 
 def test_the_environment_is_empty_but_for_what_is_needed_and_approved(
-    small: SparkInstallation, monkeypatch: pytest.MonkeyPatch
+    small: ImageInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SECRET", "canary")
     found = environment(small, REGION="north")
@@ -81,8 +87,8 @@ def test_only_short_jobs_do_without_the_optimising_compiler() -> None:
     assert set(short) - set(long) == {"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"}
 
 
-def test_module_options_are_those_of_this_spark(installation: SparkInstallation) -> None:
-    jar = next((installation.spark_home / "jars").glob("spark-launcher_*.jar"))
+def test_module_options_are_those_of_this_spark(installation: ImageInstallation) -> None:
+    jar = next((installation.package("pyspark") / "jars").glob("spark-launcher_*.jar"))
     with zipfile.ZipFile(jar) as archive:
         text = archive.read("org/apache/spark/launcher/JavaModuleOptions.class")
     assert all(option.encode() in text for option in settings.MODULE_OPTIONS)
@@ -94,9 +100,9 @@ def test_properties_escape_what_java_would_read_otherwise() -> None:
     assert settings.format_properties({"b": "c:\\x\ny", "a": "é"}) == "a=é\nb=c:\\\\x\\ny\n"
 
 
-@pytest.mark.parametrize("missing", ["env/lib", "java/bin/java", "a.jar", "env/bin/python"])
-def test_an_installation_that_lacks_a_part_is_refused(missing: str, small: SparkInstallation, tmp_path: Path) -> None:
-    small.require_complete()
+@pytest.mark.parametrize("missing", ["env/lib", "java/bin/java", "ppml-spark.jar", "env/bin/python"])
+def test_an_installation_that_lacks_a_part_is_refused(missing: str, small: ImageInstallation, tmp_path: Path) -> None:
+    require_spark(small)
     (tmp_path / missing).rename(tmp_path / "away")
     with pytest.raises(ConfigurationError, match="has no"):
-        small.require_complete()
+        require_spark(small)

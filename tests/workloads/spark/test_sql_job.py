@@ -18,8 +18,8 @@ import pytest
 
 from ppml_airflow.domain.documents import Limits
 from ppml_airflow.errors import ConfigurationError, VerificationError
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import FileKey, JobResult, TypedValue
-from ppml_airflow.workloads.spark.installation import SparkInstallation
 from ppml_airflow.workloads.spark.sql import SparkSql
 from tests.support.spark_jobs import LIMITS, JobWorld
 
@@ -44,7 +44,7 @@ def prepared(
     world: JobWorld,
     statement: str,
     *,
-    installation: SparkInstallation,
+    installation: ImageInstallation,
     params: dict[str, TypedValue] | None = None,
     parts: int = 1,
     limits: Limits = LIMITS,
@@ -70,7 +70,7 @@ Ran = tuple[JobWorld, pa.Table, JobResult]
 
 
 @pytest.fixture(scope="module")
-def ran(installation: SparkInstallation, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def ran(installation: ImageInstallation, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One run that many tests look at: three sealed parts, every type, an ordered result in four parts."""
     world = JobWorld(folder=tmp_path_factory.mktemp("ran"))
     world.seal("visits", *PARTS)
@@ -134,7 +134,7 @@ SUMS = "SELECT plan, sum(cost) AS s FROM visits GROUP BY 1"
 
 
 @pytest.fixture(scope="module")
-def started(installation: SparkInstallation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+def started(installation: ImageInstallation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     """One job that many tests break, change and run again: it starts once."""
     world = JobWorld(folder=tmp_path_factory.mktemp("kept"))
     part = world.seal("visits", *PARTS).parts[1]
@@ -257,7 +257,7 @@ def test_another_statement_than_the_prepared_one_is_not_run(kept: Kept) -> None:
     assert run(workload, world).outcome == "job_failed"
 
 
-def test_a_job_beyond_its_time_is_killed(world: JobWorld, one_part: Path, installation: SparkInstallation) -> None:
+def test_a_job_beyond_its_time_is_killed(world: JobWorld, one_part: Path, installation: ImageInstallation) -> None:
     endless = "SELECT count(*) AS n FROM range(100000000000) a WHERE sha2(string(id), 256) = ''"
     limits = Limits(wall_s=6, memory_mib=1536, cores=2)
     with prepared(world, endless, installation=installation, limits=limits) as workload:
@@ -266,7 +266,7 @@ def test_a_job_beyond_its_time_is_killed(world: JobWorld, one_part: Path, instal
 
 
 def test_a_cancelled_job_says_so_and_is_killed(
-    world: JobWorld, one_part: Path, installation: SparkInstallation
+    world: JobWorld, one_part: Path, installation: ImageInstallation
 ) -> None:
     endless = "SELECT count(*) AS n FROM range(100000000000) a WHERE sha2(string(id), 256) = ''"
     with prepared(world, endless, installation=installation) as workload:
@@ -276,14 +276,14 @@ def test_a_cancelled_job_says_so_and_is_killed(
         assert time.monotonic() - started < 10
 
 
-def test_a_job_beyond_its_memory_says_so(world: JobWorld, one_part: Path, installation: SparkInstallation) -> None:
+def test_a_job_beyond_its_memory_says_so(world: JobWorld, one_part: Path, installation: ImageInstallation) -> None:
     hungry = "SELECT size(collect_list(repeat('x', 100000))) AS n FROM range(1000000)"
     limits = Limits(wall_s=120, memory_mib=1024, cores=2)
     with prepared(world, hungry, installation=installation, limits=limits) as workload:
         assert run(workload, world).outcome == "out_of_memory"
 
 
-def test_a_job_that_was_not_prepared_fails(world: JobWorld, installation: SparkInstallation) -> None:
+def test_a_job_that_was_not_prepared_fails(world: JobWorld, installation: ImageInstallation) -> None:
     job = world.job({"q.sql": "SELECT 1 AS one"}, argv=("q.sql",))
     workload = SparkSql(job, installation=installation, private=world.private, log=world.log)
     try:
@@ -298,7 +298,7 @@ def test_a_job_that_was_not_prepared_fails(world: JobWorld, installation: SparkI
     [((), r"argv \[\] and 1 outputs"), (("q.sql", "x"), "wanted the name")],
 )
 def test_a_step_of_another_shape_is_refused(
-    world: JobWorld, installation: SparkInstallation, argv: tuple[str, ...], said: str
+    world: JobWorld, installation: ImageInstallation, argv: tuple[str, ...], said: str
 ) -> None:
     job = world.job({"q.sql": "SELECT 1 AS one"}, argv=argv)
     with pytest.raises(ConfigurationError, match=said):
@@ -306,7 +306,7 @@ def test_a_step_of_another_shape_is_refused(
 
 
 def test_a_statement_file_that_is_missing_or_no_text_is_refused(
-    world: JobWorld, installation: SparkInstallation
+    world: JobWorld, installation: ImageInstallation
 ) -> None:
     job = world.job({"q.sql": ""}, argv=("q.sql",))
     workload = SparkSql(job, installation=installation, private=world.private, log=world.log)

@@ -1,0 +1,253 @@
+"""A step of a pipeline: what every operator has in common that runs in an enclave, whatever its engine."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow.sdk import BaseOperator
+
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import Disclosure, Input, Limits, Output, Param, Step
+from ppml_airflow.errors import ConfigurationError, PpmlError
+from ppml_airflow.operators.errors import airflow_errors
+from ppml_airflow.operators.hook import PpmlHook
+from ppml_airflow.operators.launches import describe_event, launch_request, require_not_refused
+from ppml_airflow.operators.runs import open_run
+from ppml_airflow.units import spell_trust
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from ppml_airflow.enclaves.runtimes.runtime import EnclaveRuntime
+    from ppml_airflow.protocol.client import BrokerClient
+    from ppml_airflow.protocol.launches import GuestEvent
+    from ppml_airflow.protocol.messages import StepStatus
+
+_MEMORY = re.compile(r"^([1-9]\d{0,6})([mg])$")
+_KILL_TIMEOUT_S = 3.0
+
+
+class EnclaveOperator(BaseOperator):
+    """Run one approved step in an enclave and return `{run_id, step, attempt, outputs: {dataset: manifest digest}}`.
+
+    The step's name is the task_id. A step that is committed already returns the same reference: clearing the task does
+    no harm.
+
+    Args:
+        outputs: dataset -> holders of recipient certificates who may open it.
+        inputs: datasets, sealed or computed before.
+        folders: those of the outputs that are folders of files; the others are tables.
+        output_files: number of parts of a table, of files in a folder: fixed, so that it says nothing of the data.
+        image: the trusted image.
+        policy: name of the owner's policy that evidence is judged by.
+        runtime: where the enclave runs: `process`.
+        memory: at most this much memory, such as `2g` or `1500m`.
+        cores: at most so many cores.
+        time_limit_s: at most so long.
+        environment: variables of the job's processes, in the approval.
+        disclosed: counts that may leave the enclave beside its outputs: name -> (minimum, maximum).
+        pipeline: name of the approved pipeline; the dag_id if None.
+        ppml_conn_id: the connection.
+    """
+
+    ui_color = "#e8e4f5"
+    minimum_memory_mib: ClassVar[int] = 256
+
+    def __init__(
+        self,
+        *,
+        outputs: Mapping[str, Sequence[str]],
+        inputs: Sequence[str] = (),
+        folders: Sequence[str] = (),
+        output_files: int = 1,
+        image: str,
+        policy: str = "default",
+        runtime: str = "process",
+        memory: str = "2g",
+        cores: int = 2,
+        time_limit_s: int = 3600,
+        environment: Mapping[str, str] | None = None,
+        disclosed: Mapping[str, tuple[int, int]] | None = None,
+        pipeline: str | None = None,
+        ppml_conn_id: str = PpmlHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        unknown = sorted(set(folders) - set(outputs))
+        if unknown:
+            raise ConfigurationError(f"folders= names {unknown[0]}, which is none of the outputs {sorted(outputs)}")
+        self.inputs = tuple(inputs)
+        self.outputs_to: Mapping[str, tuple[str, ...]] = {
+            dataset: tuple(recipients) for dataset, recipients in outputs.items()
+        }
+        self.folders = frozenset(folders)
+        self.output_files = output_files
+        self.image = image
+        self.policy = policy
+        self.runtime = runtime
+        self.limits = Limits(
+            wall_s=time_limit_s, memory_mib=mebibytes(memory, at_least=self.minimum_memory_mib), cores=cores
+        )
+        self.environment = dict(environment or {})
+        self.disclosed = {name: (low, high) for name, (low, high) in (disclosed or {}).items()}
+        self.pipeline = pipeline
+        self.ppml_conn_id = ppml_conn_id
+        self._at_work: tuple[EnclaveRuntime, PpmlHook, str] | None = None
+
+    # ---------------------------------------------------------------- what an engine says of itself
+
+    @property
+    @abstractmethod
+    def workload(self) -> str:
+        """The workload that runs the step, an entry of `workloads.registry`."""
+
+    @abstractmethod
+    def code_files(self) -> dict[str, bytes]:
+        """The code that the guest runs, by the names that the approval lists."""
+
+    @abstractmethod
+    def argv(self) -> tuple[str, ...]:
+        """The program and its arguments; an element `{name}` is replaced whole by the param of that name."""
+
+    # ---------------------------------------------------------------- the task
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Open the run, start the guest, hold the connection until it is done, return the reference."""
+        with airflow_errors(self.dag.fileloc):
+            hook = PpmlHook(self.ppml_conn_id)
+            with hook.broker() as broker:
+                run = open_run(broker, context=context, pipeline=self.pipeline, patience_s=hook.patience_s)
+                status = broker.status(run.run_id, self.task_id)
+                if status.state != "committed":
+                    status = self._run(run.run_id, hook=hook, broker=broker)
+                return self._reference(status)
+
+    def on_kill(self) -> None:
+        """Close the connection, which ends the guest, and fence the attempt at the broker."""
+        if self._at_work is None:
+            return
+        runtime, hook, run_id = self._at_work
+        runtime.close()
+        try:
+            with hook.broker(timeout_s=_KILL_TIMEOUT_S) as broker:
+                broker.cancel(run_id, self.task_id)
+        except PpmlError as error:
+            self.log.warning("step %s is not cancelled at the broker: %s", self.task_id, error)
+
+    def compiled_step(
+        self,
+        *,
+        params: Mapping[str, Param],
+        inputs: tuple[Input, ...],
+        gates: tuple[Literal["before", "after"], ...],
+        log_recipients: tuple[str, ...],
+    ) -> Step:
+        """The step as an approval lists it."""
+        return Step(
+            name=self.task_id,
+            kind="fixed",
+            image=self.image,
+            workload=self.workload,
+            code={name: canonical.digest_bytes(content) for name, content in self.code_files().items()},
+            argv=self.argv(),
+            params=params,
+            environment=self.environment,
+            inputs=inputs,
+            outputs=tuple(
+                Output(
+                    dataset=dataset,
+                    body="files" if dataset in self.folders else "table",
+                    recipients=recipients,
+                    files=self.output_files,
+                )
+                for dataset, recipients in self.outputs_to.items()
+            ),
+            log_recipients=log_recipients,
+            disclosed=tuple(
+                Disclosure(name=name, minimum=minimum, maximum=maximum)
+                for name, (minimum, maximum) in self.disclosed.items()
+            ),
+            gates=gates,
+            policy=self.policy,
+            attempts=(self.retries or 0) + 1,
+            limits=self.limits,
+        )
+
+    # ---------------------------------------------------------------- inside
+
+    def _run(self, run_id: str, *, hook: PpmlHook, broker: BrokerClient) -> StepStatus:
+        request = launch_request(self, role="job", run_id=run_id, hook=hook, broker=broker)
+        runtime = hook.runtime(self.runtime)
+        self._at_work = (runtime, hook, run_id)
+        runtime.run(request, on_event=self._show)
+        self._at_work = None
+        return broker.status(run_id, self.task_id)
+
+    def _show(self, event: GuestEvent) -> None:
+        self.log.info("step %s: %s", self.task_id, describe_event(event))
+
+    def _reference(self, status: StepStatus) -> dict[str, Any]:
+        require_not_refused(status)
+        if status.state != "committed":
+            raise PpmlError(f"step {status.step} ended, but the broker holds no receipt", code="not_committed")
+        self.log.info(
+            "step %s is committed, attempt %d, trust: %s", status.step, status.attempt, spell_trust(status.trust)
+        )
+        return {
+            "run_id": status.run_id,
+            "step": status.step,
+            "attempt": status.attempt,
+            "outputs": {output.dataset: output.manifest for output in status.outputs},
+        }
+
+
+def read_code(names: Iterable[str], *, operator: EnclaveOperator) -> dict[str, bytes]:
+    """Read code files that lie beside the operator's DAG file, by their names.
+
+    Raises:
+        ConfigurationError: a file cannot be read, or two have the same name.
+    """
+    folder = Path(operator.dag.fileloc).parent
+    files: dict[str, bytes] = {}
+    for name in names:
+        path = folder / name
+        if path.name in files:
+            raise ConfigurationError(f"step {operator.task_id} has two files called {path.name}")
+        try:
+            files[path.name] = path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"file {path} cannot be read: {error.strerror}") from error
+    return files
+
+
+def require_no_template(texts: Iterable[str]) -> None:
+    """Refuse Airflow's templates in what is approved.
+
+    Raises:
+        ConfigurationError: code `template`.
+    """
+    for text in texts:
+        if "{{" in text or "{%" in text:
+            raise ConfigurationError(
+                "a template in approved code would make it another code every night",
+                code="template",
+                hint="write :name in SQL, or '{name}' as an argument, and declare name in the DAG's params",
+            )
+
+
+def mebibytes(memory: str, *, at_least: int) -> int:
+    """Read an amount of memory such as `2g` or `1500m`.
+
+    Raises:
+        ConfigurationError: not such an amount, or less than so many MiB.
+    """
+    match = _MEMORY.match(memory)
+    found = int(match[1]) * (1024 if match[2] == "g" else 1) if match else 0
+    if found < at_least:
+        least = f"{at_least // 1024}g" if at_least % 1024 == 0 else f"{at_least}m"
+        raise ConfigurationError(f"memory is {memory!r}; wanted something like 2g or 1500m, at least {least}")
+    return found
