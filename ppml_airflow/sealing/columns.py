@@ -7,6 +7,7 @@ error, never a silent loss.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,30 @@ def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
 def simple_type(text: str) -> pa.DataType | None:
     """The Arrow type that a manifest calls by this text, if it is a simple one."""
     return next((simple for simple in _SIMPLE if str(simple) == text), None)
+
+
+def schema_of(columns: Sequence[Column]) -> pa.Schema:
+    """The schema of a table with these columns: simple types, decimals, and lists of them.
+
+    Raises:
+        ConfigurationError: a column has another type.
+    """
+    fields = []
+    for column in columns:
+        found = _parsed(column.type)
+        if found is None:
+            raise ConfigurationError(f"column {column.name} has type {column.type}, which cannot be written here")
+        fields.append(pa.field(column.name, found))
+    return pa.schema(fields)
+
+
+def _parsed(text: str) -> pa.DataType | None:
+    if decimal := re.fullmatch(r"decimal128\((\d+), (\d+)\)", text):
+        return pa.decimal128(int(decimal[1]), int(decimal[2]))
+    if nested := re.fullmatch(r"list<element: (.*)>", text):
+        inner = _parsed(nested[1])
+        return None if inner is None else pa.list_(pa.field("element", inner))
+    return simple_type(text)
 
 
 def sealed_schema(schema: pa.Schema, *, path: Path) -> pa.Schema:

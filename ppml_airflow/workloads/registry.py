@@ -13,6 +13,7 @@ from ppml_airflow.workloads.job import Workload, WorkloadJob
 WORKLOADS = {
     "spark-sql": "spark.sql:SparkSql",
     "spark-python": "spark.python:SparkPython",
+    "python": "python.program:PythonProgram",
 }
 """Where each lies, below `ppml_airflow.workloads`; loaded when used, for an image has only what its engine needs."""
 

@@ -2,21 +2,24 @@
 
 Run as a program, from nothing but the standard library:
 
-    python -I -S supervisor.py COMMAND ...
+    python -I -S supervisor.py [LIMIT=NUMBER ...] COMMAND ...
 
 Its standard input is the guest's lifeline: at its end the supervisor kills every descendant. Orphans become its
 children (PR_SET_CHILD_SUBREAPER), so none escapes by losing its parent; should the supervisor be killed itself, the
-kernel kills the command (PR_SET_PDEATHSIG). Core files are off: they would hold plaintext.
+kernel kills the command (PR_SET_PDEATHSIG). Core files are off: they would hold plaintext. A LIMIT is one of
+setrlimit(2) by its name, such as DATA, and holds for each process of the job.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import sys
 import threading
+from itertools import takewhile
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -29,9 +32,13 @@ def main(command: list[str]) -> int:
     if prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limits = list(takewhile(re.compile("[A-Z]+=[0-9]+").fullmatch, command))
+    command = command[len(limits) :]
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
+        for name, _, number in (limit.partition("=") for limit in limits):
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (int(number), int(number)))
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != supervisor:
             os._exit(127)

@@ -11,8 +11,8 @@ import pyarrow as pa
 from ppml_airflow.errors import VerificationError
 from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.sealing.tables import read_sealed_schema, write_sealed_parquet
+from ppml_airflow.workloads.guest_socket import part_name
 from ppml_airflow.workloads.job import FileKey, JobKeys, TableOutput
-from ppml_airflow.workloads.spark.guest_socket import part_name
 
 _WRITTEN_NAME = re.compile(r"part-(\d{5})-.*")
 

@@ -1,43 +1,25 @@
-"""The Java machine of one job: its private directory, its process, its end.
+"""The Java machine of one job.
 
 The process is `java` itself, started through the supervisor so that it dies with the guest; no shell and no
-`spark-submit` script. Its working directory is private (0700):
-
-    conf/     settings, and for Python jobs what the job may ask for
-    inputs/   links to the sealed parts, `inputs/VIEW/part-00000`
-    output/   encrypted results, `output/DATASET/`
-    tmp/      spills, encrypted
-    guest.sock
+`spark-submit` script.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
-import subprocess
-import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ppml_airflow.errors import ConfigurationError, UnavailableError, VerificationError
-from ppml_airflow.workloads import supervisor
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import JobResult, WorkloadJob
+from ppml_airflow.workloads.job import WorkloadJob
+from ppml_airflow.workloads.process import JobProcess, write_private
 from ppml_airflow.workloads.spark import settings
-from ppml_airflow.workloads.spark.guest_socket import Connection, GuestSocket, input_links
-from ppml_airflow.workloads.vocabulary import Outcome, outcome_of
 
 JAR = "ppml-spark.jar"
 _EXIT_OUT_OF_MEMORY = 3
-_EXIT_KILLED = 128 + 9
-_STOP_S = 10.0
 
 
-class SparkProcess:
+class SparkProcess(JobProcess):
     """Starts, watches and ends the Java machine of one job.
 
     Args:
@@ -52,146 +34,38 @@ class SparkProcess:
         self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path, heap_share: float
     ) -> None:
         require_spark(installation)
-        self.job = job
-        self.private = private.resolve()
         self._installation = installation
-        self._log = log
         self._options = settings.java_options(
-            self.private, limits=job.limits, heap_share=heap_share, input_bytes=_input_bytes(job)
+            private.resolve(), limits=job.limits, heap_share=heap_share, input_bytes=_input_bytes(job)
         )
-        self._environment = settings.job_environment(
-            self.private, installation=installation, code=job.code, approved=job.environment
+        environment = settings.job_environment(
+            private.resolve(), installation=installation, code=job.code, approved=job.environment
         )
-        self._process: subprocess.Popen[bytes] | None = None
-        self._deadline = float("inf")
-        self._is_cancelled = threading.Event()
-        self._lay_out()
-        self.socket = GuestSocket(self.private, inputs=job.inputs, outputs=job.outputs)
+        super().__init__(job, environment=environment, private=private, log=log, name="java")
+        chosen = settings.spark_settings(self.private, limits=job.limits, approved=job.environment)
+        write_private(self.settings_file, settings.format_properties(chosen))
+        write_private(self.private / "conf" / "log4j2.properties", settings.LOG_SETTINGS)
 
     @property
     def settings_file(self) -> Path:
         """Spark's settings: a file of mode 0600, never the command line."""
         return self.private / "conf" / "spark-defaults.conf"
 
-    def start(self, arguments: Sequence[str]) -> None:
+    def start_java(self, arguments: Sequence[str]) -> None:
         """Start Java with a main class and its arguments. The step's time runs from here.
 
         Raises:
             ConfigurationError: called twice.
         """
-        if self._process is not None:
-            raise ConfigurationError("job process was started before")
         jars = os.pathsep.join(map(str, (self._installation.jars / JAR, _spark_jars(self._installation) / "*")))
-        command = [str(self._installation.java), *self._options, "-cp", jars, *arguments]
-        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervisor.__file__, *command],
-                cwd=self.private,
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-            )
-        finally:
-            os.close(log)
-        self._deadline = time.monotonic() + self.job.limits.wall_s
+        self.start([str(self._installation.java), *self._options, "-cp", jars, *arguments])
 
-    def await_control(self, *, timeout_s: float) -> Connection:
-        """Wait until the started program offers itself for control.
+    def _is_out_of_memory(self, code: int | None) -> bool:
+        return code == _EXIT_OUT_OF_MEMORY and "OutOfMemoryError" in self.log_tail()
 
-        Raises:
-            ConfigurationError: it ended instead; says its last lines.
-            UnavailableError: it did not in time.
-        """
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until:
-            with contextlib.suppress(queue.Empty):
-                return self.socket.control.get(timeout=0.05)
-            if not self.is_running():
-                raise ConfigurationError(f"java ended while it started: {self.log_tail()}")
-        raise UnavailableError(f"java did not start within {timeout_s:.0f} s")
 
-    def remaining_s(self) -> float:
-        """Seconds until the step's time is over."""
-        return max(0.0, self._deadline - time.monotonic())
-
-    def is_running(self) -> bool:
-        """Whether the process is there."""
-        return self._process is not None and self._process.poll() is None
-
-    def wait(self) -> Outcome:
-        """Wait for the process to end by itself; kill it when its time is over. Say why it ended."""
-        if self._process is not None:
-            try:
-                self._process.wait(timeout=self.remaining_s())
-            except subprocess.TimeoutExpired:
-                self.kill()
-                return "cancelled" if self._is_cancelled.is_set() else "limit_time"
-        return self.end()
-
-    def end(self) -> Outcome:
-        """Why a process that ended, or is about to, did so."""
-        code = self._stop(timeout_s=_STOP_S)
-        if self._is_cancelled.is_set():
-            return "cancelled"
-        if code == _EXIT_KILLED or (code == _EXIT_OUT_OF_MEMORY and "OutOfMemoryError" in self.log_tail()):
-            return "out_of_memory"
-        if code == 0 and self.socket.failure is None:
-            return "ok"
-        return outcome_of(self.socket.failure)
-
-    def cancel(self) -> None:
-        """Kill the process; its end is then `cancelled`."""
-        self._is_cancelled.set()
-        self.kill()
-
-    def kill(self) -> None:
-        """Kill the process and all its descendants, now."""
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-            self._stop(timeout_s=_STOP_S)
-
-    def close(self) -> None:
-        """Kill what still runs, stop answering. May be called twice."""
-        self.kill()
-        self.socket.close()
-
-    def answered(self, run: Callable[[], JobResult]) -> JobResult:
-        """Run after the lease: whatever goes wrong, a word of the vocabulary leaves, and the text goes to the log."""
-        try:
-            return run()
-        except Exception as error:  # an error of any class could quote the data
-            with self._log.open("a") as log:
-                log.writelines(traceback.format_exception(error))
-            return JobResult(outcome="output_mismatch" if isinstance(error, VerificationError) else "job_failed")
-
-    def log_tail(self) -> str:
-        """The last lines of the log. To be told only before the lease."""
-        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
-        return " | ".join(lines[-3:])
-
-    def _stop(self, *, timeout_s: float) -> int | None:
-        if self._process is None:
-            return None
-        try:
-            return self._process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
-
-    def _lay_out(self) -> None:
-        self.private.chmod(0o700)
-        for name in ("conf", "inputs", "output", "tmp"):
-            (self.private / name).mkdir(mode=0o700)
-        for link, part in input_links(self.private, inputs=self.job.inputs).items():
-            link.parent.mkdir(mode=0o700, exist_ok=True)
-            link.symlink_to(part.resolve())
-        chosen = settings.spark_settings(self.private, limits=self.job.limits, approved=self.job.environment)
-        properties = settings.format_properties(chosen)
-        write_private(self.settings_file, properties)
-        write_private(self.private / "conf" / "log4j2.properties", settings.LOG_SETTINGS)
+def _input_bytes(job: WorkloadJob) -> int:
+    return sum(part.stat().st_size for table in job.inputs for part in table.parts)
 
 
 def require_spark(installation: ImageInstallation) -> None:
@@ -205,13 +79,3 @@ def require_spark(installation: ImageInstallation) -> None:
 
 def _spark_jars(installation: ImageInstallation) -> Path:
     return installation.package("pyspark") / "jars"
-
-
-def _input_bytes(job: WorkloadJob) -> int:
-    return sum(part.stat().st_size for table in job.inputs for part in table.parts)
-
-
-def write_private(file: Path, text: str) -> None:
-    """Write a new file that its owner alone can read."""
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
-        opened.write(text)

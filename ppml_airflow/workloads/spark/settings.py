@@ -11,13 +11,13 @@ Source: https://spark.apache.org/docs/4.0.0/security.html and configuration.html
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from ppml_airflow.domain.documents import Limits
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.units import MIB
+from ppml_airflow.workloads.environment import process_environment
 from ppml_airflow.workloads.installation import ImageInstallation
 
 MINIMUM_MEMORY_MIB = 1024
@@ -172,12 +172,6 @@ def java_options(private: Path, *, limits: Limits, heap_share: float, input_byte
     ]
 
 
-_REFUSED_NAMES = re.compile(
-    r"(LD_|PYTHON|PYSPARK_|SPARK_|HADOOP_|JAVA_|JDK_|_JAVA_|PPML_|GLIBC_|MALLOC_).*|CLASSPATH|PATH|HOME|TMPDIR|LANG|IFS",
-    re.IGNORECASE,
-)
-
-
 def job_environment(
     private: Path, *, installation: ImageInstallation, code: Path, approved: Mapping[str, str]
 ) -> dict[str, str]:
@@ -187,26 +181,11 @@ def job_environment(
         ConfigurationError: the step lists a variable that would change what code runs.
     """
     variables = {name: value for name, value in approved.items() if name not in CHOSEN_BY_STEP}
-    for name in variables:
-        if _REFUSED_NAMES.fullmatch(name) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ConfigurationError(
-                f"environment variable {name} is refused: it could change which code runs",
-                hint="use a name of your own, or a param",
-            )
-    bytecode = {"PYTHONPYCACHEPREFIX": str(installation.bytecode)} if installation.bytecode else {}
-    own = {
-        "PATH": f"{installation.environment / 'bin'}:/usr/bin:/bin",
-        "HOME": str(private),
-        "TMPDIR": str(private / "tmp"),
-        "LANG": "C.UTF-8",
-        "JAVA_HOME": str(installation.java_home),
+    return process_environment(private, installation=installation, code=code, approved=variables) | {
         "SPARK_HOME": str(installation.package("pyspark")),
         "SPARK_CONF_DIR": str(private / "conf"),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_LOCAL_HOSTNAME": "localhost",
         "PYSPARK_PYTHON": str(installation.python),
         "PYSPARK_DRIVER_PYTHON": str(installation.python),
-        "PYTHONPATH": str(code),
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
-    return {**variables, **bytecode, **own}

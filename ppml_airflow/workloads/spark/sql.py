@@ -8,16 +8,15 @@ runs over the sealed parts, in the same Java machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError
 from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.workloads.guest_socket import Connection, input_links
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import JobKeys, JobResult, TypedValue, WorkloadJob
-from ppml_airflow.workloads.spark.guest_socket import Connection, input_links
+from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
+from ppml_airflow.workloads.params import typed_literals
 from ppml_airflow.workloads.spark.outputs import collect_output
 from ppml_airflow.workloads.spark.process import SparkProcess
 from ppml_airflow.workloads.spark.types import arrow_columns, spark_schema
@@ -123,7 +122,7 @@ class SparkSql:
     # ------------------------------------------------------------------------------------------ phase 1
 
     def _started(self) -> Connection:
-        self._process.start(["ppml.spark.SqlJob", str(self._process.settings_file)])
+        self._process.start_java(["ppml.spark.SqlJob", str(self._process.settings_file)])
         control = self._process.await_control(timeout_s=_START_S)
         self._expect(control)
         return control
@@ -158,24 +157,6 @@ class SparkSql:
         if code == "sql_refused":
             return "write it as one query: SELECT, WITH or VALUES; give days and limits as params"
         return ""
-
-
-def typed_literals(params: Mapping[str, TypedValue]) -> dict[str, dict[str, Any]]:
-    """Parameters as they cross the socket: a type and a JSON value each."""
-    literals: dict[str, dict[str, Any]] = {}
-    for name, value in params.items():
-        match value:
-            case bool():
-                literals[name] = {"type": "boolean", "value": value}
-            case int():
-                literals[name] = {"type": "integer", "value": value}
-            case Decimal():
-                literals[name] = {"type": "decimal", "value": format(value, "f")}
-            case date():
-                literals[name] = {"type": "date", "value": value.isoformat()}
-            case str():
-                literals[name] = {"type": "string", "value": value}
-    return literals
 
 
 def _load_statement(job: WorkloadJob) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,7 +16,7 @@ import pytest
 import ppml_airflow
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import JobResult, TypedValue
+from ppml_airflow.workloads.job import FilesInput, FilesOutput, JobResult, TypedValue
 from ppml_airflow.workloads.spark.python import SparkPython
 from tests.support.spark_jobs import JobWorld
 
@@ -47,14 +49,16 @@ def python_job(
     argv: tuple[str, ...] = ("main.py",),
     params: dict[str, TypedValue] | None = None,
     parts: int = 1,
+    changed: Mapping[str, Any] | None = None,
 ) -> Iterator[SparkPython]:
     """The image's environment would hold this package; here its few files lie beside the program."""
     package = Path(ppml_airflow.__file__).parent
-    job = world.job(files, argv=argv, params=params, parts=parts)
-    for name in ("__init__.py", "errors.py", "workloads/__init__.py", "workloads/spark/__init__.py"):
+    job = replace(world.job(files, argv=argv, params=params, parts=parts), **(changed or {}))
+    for name in ("__init__.py", "workloads/__init__.py", "workloads/spark/__init__.py"):
         (job.code / "ppml_airflow" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(package / name, job.code / "ppml_airflow" / name)
-    shutil.copy(package / "workloads/spark/api.py", job.code / "ppml_airflow/workloads/spark/api.py")
+    for name in ("workloads/job_api.py", "workloads/spark/api.py"):
+        shutil.copy(package / name, job.code / "ppml_airflow" / name)
     workload = SparkPython(job, installation=installation, private=world.private, log=world.log)
     try:
         yield workload
@@ -89,6 +93,32 @@ def test_a_program_reads_its_inputs_and_writes_its_output(world: JobWorld, insta
     ]
     assert result.disclosed == {"plans": 2}
     assert "canary in stdout" in world.log.read_text()
+
+
+MODEL_PROGRAM = """
+from ppml_airflow.workloads.spark.api import files, inputs, read_file, save_file
+
+OUTPUTS = {"model": "files"}
+
+text = ",".join(f"{name}={len(read_file('weights', name))}" for name in files("weights"))
+save_file("model", "model.txt", f"{text},{inputs['visits'].count()}".encode())
+"""
+
+
+def test_a_program_reads_and_writes_files(world: JobWorld, installation: ImageInstallation) -> None:
+    seal_visits(world)
+    changed = {
+        "outputs": (),
+        "files": (FilesInput(dataset="weights"),),
+        "folders": (FilesOutput(dataset="model", files=1),),
+    }
+    weights = {"a": b"1", "b/c": bytes(300_000)}
+    with python_job(world, {"main.py": MODEL_PROGRAM}, installation=installation, changed=changed) as workload:
+        assert workload.prepare() == {}
+        keys = replace(world.keys(), open_files=lambda dataset: iter(weights.items()))
+        result = workload.run(keys=keys, on_progress=lambda percent: None)
+    assert result.outcome == "ok", world.log.read_text()
+    assert result.files == {"model": {"model.txt": b"a=1,b/c=300000,100"}}
 
 
 FAILING = OUTPUTS + "from ppml_airflow.workloads.spark.api import inputs, session, write\n"
@@ -143,11 +173,11 @@ def test_nothing_of_a_program_runs_before_the_lease(world: JobWorld, installatio
         ({"main.py": OUTPUTS + "return 1"}, r"main\.py: line 2, column .*'return' outside function"),
         ({"main.py": OUTPUTS + "x = '\0'"}, "null bytes"),
         ({"other.py": OUTPUTS}, r"main\.py is not among the step's code files"),
-        ({"main.py": "x = 1"}, "does not say which columns its outputs have"),
-        ({"main.py": "OUTPUTS = dict(report={})"}, "does not say which columns its outputs have"),
+        ({"main.py": "x = 1"}, "does not say what its outputs are"),
+        ({"main.py": "OUTPUTS = dict(report={})"}, "does not say what its outputs are"),
         (
             {"main.py": "OUTPUTS = {'other': {'plan': 'string'}}"},
-            r"declares outputs \['other'\]; the step has",
+            r"declares outputs {'other': 'columns'}; the step has {'report': 'columns'}",
         ),
         ({"main.py": "OUTPUTS = {'report': {'plan': 'text'}}"}, "declares column plan as text; wanted one of boolean,"),
         ({"main.py": "OUTPUTS = {'report': {}}"}, "declares no column"),

@@ -1,33 +1,59 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ppml_airflow.errors import MalformedInputError
+from ppml_airflow.domain.documents import Limits
+from ppml_airflow.errors import MalformedInputError, VerificationError
 from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.units import MIB
+from ppml_airflow.workloads.guest_socket import Answer, Connection, GuestSocket
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import FileKey, JobKeys, TableInput, TableOutput
-from ppml_airflow.workloads.spark.guest_socket import Connection, GuestSocket
+from ppml_airflow.workloads.job import (
+    FileKey,
+    FilesInput,
+    FilesOutput,
+    JobKeys,
+    TableInput,
+    TableOutput,
+    WorkloadJob,
+)
 from tests.support.spark_jobs import CHECKOUT
 
 VECTORS: list[dict[str, Any]] = json.loads((CHECKOUT / "jvm" / "vectors" / "messages.json").read_text())
 PART = Path("/storage/visits/part-00000")
+REFUSED = Answer({"refused": "not_granted"})
+MODEL = {"model.onnx": b"onnx", "labels/de.txt": b"ja! "}
 KEYS = JobKeys(
     read={PART: FileKey(data_key=bytes(range(32)), aad=b"ppml vector read")},
     write=lambda dataset, path: FileKey(data_key=bytes(range(32)), aad=b"ppml vector write"),
+    open_files=lambda dataset: iter(MODEL.items()),
+)
+JOB = WorkloadJob(
+    code=Path("/private/code"),
+    argv=("main.py",),
+    params={},
+    environment={},
+    inputs=(TableInput(view="visits", columns=(Column(name="person", type="int64"),), parts=(PART,)),),
+    outputs=(TableOutput(dataset="report", files=2),),
+    files=(FilesInput(dataset="model"),),
+    folders=(FilesOutput(dataset="scores", files=1),),
+    limits=Limits(wall_s=60, memory_mib=1, cores=1),
 )
 
 
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[GuestSocket]:
-    visits = TableInput(view="visits", columns=(Column(name="person", type="int64"),), parts=(PART,))
-    guest = GuestSocket(tmp_path, inputs=(visits,), outputs=(TableOutput(dataset="report", files=2),))
+    guest = GuestSocket(tmp_path, job=JOB)
     yield guest
     guest.close()
 
@@ -38,19 +64,29 @@ def placed(message: dict[str, Any], folder: Path) -> dict[str, Any]:
     return message if path is None else {**message, "path": path.replace("/private", str(folder), 1)}
 
 
-def ask(folder: Path, line: bytes) -> bytes:
+def ask(folder: Path, line: bytes) -> tuple[bytes, list[int]]:
+    """What the guest answers to a line, and the descriptors that come with it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.connect(str(folder / "guest.sock"))
         channel.sendall(line)
         channel.shutdown(socket.SHUT_WR)
-        return channel.makefile("rb").read()
+        answer, descriptors, _, _ = socket.recv_fds(channel, 65536, 4)
+        return answer, descriptors
+
+
+def content(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        return os.pread(file.fileno(), MIB, 0)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["says"])
 def test_messages_are_answered_as_written_down(vector: dict[str, Any], guest: GuestSocket, tmp_path: Path) -> None:
     guest.arm(KEYS, on_progress=lambda percent: None)
-    answer = ask(tmp_path, json.dumps(placed(vector["request"], tmp_path)).encode() + b"\n")
+    answer, descriptors = ask(tmp_path, json.dumps(placed(vector["request"], tmp_path)).encode() + b"\n")
     assert json.loads(answer) == vector["answer"]
+    assert [content(descriptor).hex() for descriptor in descriptors] == [
+        vector[key] for key in ("content_hex",) if key in vector
+    ]
 
 
 def test_java_asks_and_reads_as_written_down(
@@ -71,14 +107,16 @@ def test_java_asks_and_reads_as_written_down(
 
 
 def test_no_key_is_given_before_the_lease(guest: GuestSocket, tmp_path: Path) -> None:
-    for vector in VECTORS[:2]:
-        assert guest.answer(placed(vector["request"], tmp_path)) == {"refused": "not_granted"}
+    granted = [vector for vector in VECTORS if vector["request"]["op"] in ("read", "write", "open", "table", "create")]
+    for vector in granted[:-1]:
+        assert guest.answer(placed(vector["request"], tmp_path)) == REFUSED
 
 
 def test_no_key_is_given_after_the_end(guest: GuestSocket, tmp_path: Path) -> None:
     guest.arm(KEYS, on_progress=lambda percent: None)
     guest.close()
-    assert guest.answer(placed(VECTORS[0]["request"], tmp_path)) == {"refused": "not_granted"}
+    assert guest.answer(placed(VECTORS[0]["request"], tmp_path)) == REFUSED
+    assert guest.answer({"op": "open", "dataset": "model"}) == REFUSED
     assert not (tmp_path / "guest.sock").exists()
 
 
@@ -95,7 +133,51 @@ def test_no_key_is_given_after_the_end(guest: GuestSocket, tmp_path: Path) -> No
 )
 def test_a_part_has_one_name_only(path: str, guest: GuestSocket, tmp_path: Path) -> None:
     guest.arm(KEYS, on_progress=lambda percent: None)
-    assert guest.answer({"op": "read", "path": path.format(tmp_path)}) == {"refused": "not_granted"}
+    assert guest.answer({"op": "read", "path": path.format(tmp_path)}) == REFUSED
+
+
+def test_what_is_read_cannot_be_changed(guest: GuestSocket, tmp_path: Path) -> None:
+    guest.arm(KEYS, on_progress=lambda percent: None)
+    _, (descriptor,) = ask(tmp_path, b'{"op":"open","dataset":"model","file":"model.onnx"}\n')
+    with os.fdopen(descriptor, "rb") as file:
+        for change in (lambda: os.write(file.fileno(), b"x"), lambda: os.truncate(file.fileno(), 0)):
+            with pytest.raises(PermissionError):
+                change()
+        with pytest.raises(PermissionError):
+            mmap.mmap(file.fileno(), 4, mmap.MAP_SHARED, mmap.PROT_WRITE)
+
+
+def test_an_output_is_written_once(guest: GuestSocket, tmp_path: Path) -> None:
+    guest.arm(KEYS, on_progress=lambda percent: None)
+    for message in ({"op": "create", "dataset": "report"}, {"op": "create", "dataset": "scores", "file": "a"}):
+        assert guest.answer(message).message == {"done": True}
+        assert guest.answer(message) == REFUSED
+    assert guest.answer({"op": "create", "dataset": "scores", "file": "one more"}) == REFUSED
+
+
+def test_an_input_larger_than_the_steps_memory_is_refused(guest: GuestSocket) -> None:
+    keys = replace(KEYS, open_files=lambda dataset: iter({"a": bytes(MIB), "b": b"x"}.items()))
+    guest.arm(keys, on_progress=lambda percent: None)
+    assert guest.answer({"op": "open", "dataset": "model"}).message == {"refused": "out_of_memory"}
+    assert guest.failure == "out_of_memory"
+
+
+def test_an_input_that_is_not_what_was_sealed_ends_the_job(guest: GuestSocket) -> None:
+    def changed(dataset: str) -> Iterator[tuple[str, bytes]]:
+        raise VerificationError("part of model is not whole: canary-17")
+
+    guest.arm(replace(KEYS, open_files=changed), on_progress=lambda percent: None)
+    assert guest.answer({"op": "open", "dataset": "model"}).message == {"refused": "input_corrupt"}
+    assert guest.failure == "input_corrupt"
+
+
+def test_progress_is_the_share_of_the_input_that_was_opened(guest: GuestSocket, tmp_path: Path) -> None:
+    told: list[int] = []
+    guest.arm(KEYS, on_progress=told.append)
+    guest.answer({"op": "open", "dataset": "model"})
+    guest.answer({"op": "open", "dataset": "model"})
+    guest.answer({"op": "read", "path": str(tmp_path / "inputs/visits/part-00000")})
+    assert told == [0, 50]
 
 
 UUID = "0b0e3c2e-6a5f-4f0c-8f0e-1d2c3b4a5f60"
@@ -114,12 +196,12 @@ UUID = "0b0e3c2e-6a5f-4f0c-8f0e-1d2c3b4a5f60"
 )
 def test_only_parts_of_an_output_are_written(name: str, guest: GuestSocket, tmp_path: Path) -> None:
     guest.arm(KEYS, on_progress=lambda percent: None)
-    assert guest.answer({"op": "write", "path": f"{tmp_path}/output/report/{name}"}) == {"refused": "not_granted"}
+    assert guest.answer({"op": "write", "path": f"{tmp_path}/output/report/{name}"}) == REFUSED
 
 
 @pytest.mark.parametrize("line", [b"no json\n", b"[1]\n", b'{"op":"read"', b"\xff\n"])
 def test_what_is_no_message_gets_no_answer(line: bytes, guest: GuestSocket, tmp_path: Path) -> None:
-    assert ask(tmp_path, line) == b""
+    assert ask(tmp_path, line) == (b"", [])
 
 
 def test_a_malformed_line_is_an_error_of_the_sender() -> None:

@@ -1,0 +1,82 @@
+"""One Python process whose inputs and outputs pass through the guest, as files in memory.
+
+Empty environment, private directory, at most the step's memory in each process and in each file; what it wrote is
+checked and encrypted by the guest.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.sealing.columns import schema_of
+from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.units import MIB
+from ppml_airflow.workloads.environment import process_environment
+from ppml_airflow.workloads.installation import ImageInstallation
+from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
+from ppml_airflow.workloads.outputs import collect_tables
+from ppml_airflow.workloads.params import typed_literals
+from ppml_airflow.workloads.process import JobProcess, write_private
+
+
+class PythonProcess:
+    """Describes a job to its process, runs it, collects what it wrote. Its methods are those of `job.Workload`.
+
+    Args:
+        job: what to run.
+        installation: whose interpreter runs it.
+        private: an existing directory of the guest's own.
+        log: file to which all text of the process is appended.
+    """
+
+    def __init__(self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path) -> None:
+        installation.require(installation.python)
+        self.job = job
+        self._python = installation.python
+        own = {"OMP_NUM_THREADS": str(job.limits.cores), "ARROW_DEFAULT_MEMORY_POOL": "system"}
+        environment = process_environment(
+            private.resolve(), installation=installation, code=job.code, approved=job.environment
+        )
+        self._process = JobProcess(job, environment=own | environment, private=private, log=log, name="python")
+        self._columns: Mapping[str, tuple[Column, ...]] | None = None
+
+    def describe(self, columns: Mapping[str, tuple[Column, ...]], **more: Any) -> None:
+        """Fix the outputs' columns, and write what the process is told: no secret, no more than the approval says."""
+        self._columns = columns
+        schemas = {
+            dataset: base64.b64encode(schema_of(found).serialize().to_pybytes()).decode()
+            for dataset, found in columns.items()
+        }
+        description = {"params": typed_literals(self.job.params), "schemas": schemas, **more}
+        write_private(self._process.private / "conf" / "job.json", json.dumps(description))
+
+    def run(self, arguments: Sequence[str], *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
+        """Run the interpreter with these arguments once, after the lease."""
+        return self._process.answered(lambda: self._run(arguments, keys=keys, on_progress=on_progress))
+
+    def cancel(self) -> None:
+        """Make a `run` in another thread end with `cancelled`."""
+        self._process.cancel()
+
+    def close(self) -> None:
+        """Kill what still runs. May be called twice."""
+        self._process.close()
+
+    def _run(self, arguments: Sequence[str], *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
+        if self._columns is None:
+            raise ConfigurationError("job was not prepared")
+        process, most = self._process, self.job.limits.memory_mib * MIB
+        process.socket.arm(keys, on_progress=on_progress)
+        process.start([str(self._python), "-s", *arguments], limits={"DATA": most, "FSIZE": most})
+        outcome = process.wait()
+        if outcome != "ok":
+            return JobResult(outcome=outcome)
+        files = process.socket.contents.written_files()
+        outputs = collect_tables(process, columns=self._columns, keys=keys)
+        on_progress(100)
+        return JobResult(outcome="ok", outputs=outputs, files=files, disclosed=dict(process.socket.disclosed))
