@@ -122,6 +122,11 @@ class Output(Document, frozen=True, kw_only=True):
     files: Positive
     """The number of a table's parts, or of files; fixed before the lease so that it cannot speak for the data."""
 
+    @property
+    def sealed(self) -> tuple[str, int]:
+        """Body and number of parts of its manifest: files have one part more, with their names."""
+        return ("padded-files", self.files + 1) if self.body == "files" else ("padded-parquet", self.files)
+
 
 class Disclosure(Document, frozen=True, kw_only=True):
     """A count that may leave the enclave after the lease, within bounds."""

@@ -245,9 +245,9 @@ def verify_output(
         what, "origin", (manifest.producer, manifest.run_id, manifest.lease_id), (None, lease.run_id, lease.lease_id)
     )
     step = documents.step(lease.step)
-    files = next(output.files for output in step.outputs if output.dataset == made.dataset)
-    if len(manifest.parts) != files or not manifest.body.startswith("padded-"):
-        raise VerificationError(f"{what} must have {files} padded parts", code="output_speaks")
+    sealed = next(output.sealed for output in step.outputs if output.dataset == made.dataset)
+    if (manifest.body, len(manifest.parts)) != sealed:
+        raise VerificationError(f"{what} must be {sealed[0]} of {sealed[1]} parts", code="output_speaks")
     wanted = {("dataset", reserved.dataset_certificate)}
     wanted |= {("recipient", serial) for serial in reserved.recipient_certificates}
     _require_equal(what, "wraps", sorted((wrap.to, wrap.serial) for wrap in manifest.wraps), sorted(wanted))

@@ -26,7 +26,7 @@ from ppml_airflow.errors import (
     VerificationError,
 )
 from ppml_airflow.protocol.messages import AgentTask, Published
-from ppml_airflow.sealing.datasets import open_data_key, open_table
+from ppml_airflow.sealing.datasets import open_data_key, open_table, read_files
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import Envelope, SigningKey, verify_envelope
@@ -129,6 +129,49 @@ def test_parquet_source_is_sealed(folder: Path, owners: Owners, broker: FakeBrok
     seals = SEAL_VISITS.replace("visits.csv", "visits.parquet")
     write_agent(folder, owners=owners, broker=broker.url, seals=seals)
     assert perform(folder, broker.open_run()).version == 1
+
+
+@pytest.mark.parametrize("source", ["model", "model/net.onnx"])
+def test_anything_but_a_table_is_sealed_as_files(
+    source: str, folder: Path, owners: Owners, broker: FakeBroker, tmp_path: Path
+) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "net.onnx").write_bytes(b"weights")
+    seals = SEAL_VISITS.replace("visits.csv", source)
+    write_agent(folder, owners=owners, broker=broker.url, seals=seals)
+    manifest = manifest_of(broker, perform(folder, broker.open_run()))
+    assert manifest.body == "files"
+    kek_id = owners.dataset_certificates["visits"].kek_id
+    data_key = open_data_key(manifest, key=owners.dataset_keys["visits"], kek_id=kek_id)
+    version = folder / "storage" / "visits" / versions(folder)[0]
+    assert dict(read_files(manifest, folder=version, data_key=data_key)) == {"net.onnx": b"weights"}
+
+
+def test_link_in_a_folder_that_is_sealed_is_refused(folder: Path, owners: Owners, broker: FakeBroker) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "passwords").symlink_to("/etc/passwd")
+    write_agent(folder, owners=owners, broker=broker.url, seals=SEAL_VISITS.replace("visits.csv", "model"))
+    with pytest.raises(ConfigurationError, match="passwords is not a file"):
+        perform(folder, broker.open_run())
+    assert lying(folder) == []
+
+
+@pytest.mark.parametrize(("source", "said"), [("nothing.bin", "does not exist"), ("empty", "has no files")])
+def test_source_without_files_is_refused(
+    source: str, said: str, folder: Path, owners: Owners, broker: FakeBroker
+) -> None:
+    (folder / "empty").mkdir()
+    write_agent(folder, owners=owners, broker=broker.url, seals=SEAL_VISITS.replace("visits.csv", source))
+    with pytest.raises(ConfigurationError, match=said):
+        perform(folder, broker.open_run())
+
+
+def test_columns_of_what_is_no_table_are_refused(folder: Path, owners: Owners, broker: FakeBroker) -> None:
+    (folder / "model.onnx").write_bytes(b"weights")
+    seals = SEAL_VISITS.replace("visits.csv,", "model.onnx, columns: {person: string},")
+    write_agent(folder, owners=owners, broker=broker.url, seals=seals)
+    with pytest.raises(ConfigurationError, match="is no table"):
+        perform(folder, broker.open_run())
 
 
 # ---------------------------------------------------------------- nothing outside the map

@@ -117,6 +117,47 @@ def test_delivering_again_gives_the_same(folder: Path, output: EnclaveOutput) ->
     assert (folder / "opened" / "report.parquet").read_bytes() == before
 
 
+def test_output_of_files_is_opened_into_a_folder(
+    folder: Path, owners: Owners, broker: FakeBroker, output: EnclaveOutput
+) -> None:
+    delivers = DELIVER_REPORT.replace("report.parquet", "report/")
+    write_agent(folder, owners=owners, broker=broker.url, delivers=delivers)
+    output.seal_files({"weights/a.bin": b"1", "model.json": b"{}"})
+    deliver(folder, output.run_id)
+    output.seal_files({"model.json": b"[]"})
+    deliver(folder, output.run_id)
+    assert {path.name: path.read_bytes() for path in (folder / "opened" / "report").iterdir()} == {"model.json": b"[]"}
+    assert opened(folder) == ["report"]
+
+
+@pytest.mark.parametrize(("sink", "holds"), [("report.csv", "is files"), ("report/", "is a table")])
+def test_sink_of_the_wrong_kind_is_refused_before_anything_is_written(
+    sink: str, holds: str, folder: Path, owners: Owners, broker: FakeBroker, output: EnclaveOutput
+) -> None:
+    delivers = DELIVER_REPORT.replace("report.parquet", sink)
+    write_agent(folder, owners=owners, broker=broker.url, delivers=delivers)
+    if holds == "is files":
+        output.seal_files({"model.json": b"{}"})
+    with pytest.raises(ConfigurationError, match=holds) as raised:
+        deliver(folder, output.run_id)
+    assert raised.value.code == "sink_unfit"
+    assert opened(folder) == []
+
+
+def test_file_in_the_place_of_a_folder_is_not_overwritten(
+    folder: Path, owners: Owners, broker: FakeBroker, output: EnclaveOutput
+) -> None:
+    delivers = DELIVER_REPORT.replace("report.parquet", "report/")
+    write_agent(folder, owners=owners, broker=broker.url, delivers=delivers)
+    output.seal_files({"model.json": b"{}"})
+    (folder / "opened").mkdir()
+    (folder / "opened" / "report").write_text("mine")
+    with pytest.raises(ConfigurationError, match="is a file"):
+        deliver(folder, output.run_id)
+    assert (folder / "opened" / "report").read_text() == "mine"
+    assert opened(folder) == ["report"]
+
+
 def test_output_without_rows_keeps_its_columns(folder: Path, owners: Owners, broker: FakeBroker) -> None:
     output = EnclaveOutput(owners=owners, run_id=broker.open_run(), storage=folder / "storage")
     output.seal(MITTE.slice(0, 0))

@@ -63,6 +63,57 @@ def test_another_package_is_installed_without_installing_the_environment_anew(so
     assert run_in(folder, "import sample; print(sample.ANSWER)") == "43"
 
 
+def engine_image(source: Path, tmp_path: Path, *, version: str) -> tuple[Path, list[str]]:
+    engine = source / "engine"
+    engine.mkdir(exist_ok=True)
+    (engine / "requirements.txt").write_text("# nothing\n")
+    (engine / ".python-version").write_text(f"{version}\n")
+    wheel = make_wheel(tmp_path, files={"ppml_airflow/workloads/job_api.py": "ANSWER = 42\n"})
+    said: list[str] = []
+    home = tmp_path / "home"
+    folder = set_up_image("plain", source=source, home=home, domain=DOMAIN, wheel=wheel, progress=said.append)
+    return folder, said
+
+
+def test_an_engine_has_an_environment_of_its_own_with_the_job_api_alone(source: Path, tmp_path: Path) -> None:
+    folder, said = engine_image(source, tmp_path, version="3.11")
+    before = measure(folder, cache=FileDigestCache())
+    python = [str(folder / "engine/bin/python"), "-I", "-B", "-X", f"pycache_prefix={folder / 'bytecode'}"]
+    code = "from ppml_airflow.workloads import job_api; print(job_api.ANSWER, job_api.__cached__)"
+    answer, cached = subprocess.run([*python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert answer == "42"
+    assert Path(cached).is_file()
+    assert sorted(path.name for path in environments.site_packages(folder / "engine").iterdir()) == ["ppml_airflow"]
+    assert {"image plain: installing engine, 0 packages", "image plain: compiling engine"} <= set(said)
+    (environments.site_packages(folder / "engine") / "evil.py").write_text("")
+    assert measure(folder, cache=FileDigestCache()).digest != before.digest
+
+
+def test_an_engine_may_need_another_python(source: Path, tmp_path: Path) -> None:
+    try:
+        environments.find_python("3.9")
+    except ConfigurationError:
+        pytest.skip("no Python 3.9 on this machine")
+    folder, _ = engine_image(source, tmp_path, version="3.9")
+    noted = load_installation(folder).environments
+    assert set(noted) == {"env", "engine"}
+    assert noted["env"].executable != noted["engine"].executable
+    assert list((folder / "bytecode").rglob("*.cpython-39.pyc"))
+    _, said = engine_image(source, tmp_path, version="3.9")
+    assert said == ["image plain: unchanged"]
+
+
+def test_a_python_that_is_not_there_is_named(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no Python 2\.99 was found"):
+        engine_image(source, tmp_path, version="2.99")
+
+
+def test_an_engine_without_a_lock_is_refused(source: Path, tmp_path: Path) -> None:
+    (source / "engine").mkdir()
+    with pytest.raises(ConfigurationError, match=r"needs .*engine/requirements\.txt"):
+        set_up(source, tmp_path)
+
+
 def test_a_file_that_somebody_changed_does_not_survive_the_next_set_up(source: Path, tmp_path: Path) -> None:
     folder, _ = set_up(source, tmp_path)
     before, record = measure(folder, cache=FileDigestCache()).digest, (folder / "set-up.json").read_bytes()

@@ -619,8 +619,8 @@ def part(path: str) -> Part:
         (lambda run: {"lease_id": "ab" * 16}, "is missing or changed"),
         (lambda run: {"run_id": None}, "another origin"),
         (lambda run: {"producer": run.owners.producer_certificate.serial, "lease_id": None}, "another origin"),
-        (lambda run: {"parts": (part("part-00000"), part("part-00001"))}, "must have 1 padded parts"),
-        (lambda run: {"body": "parquet"}, "must have 1 padded parts"),
+        (lambda run: {"parts": (part("part-00000"), part("part-00001"))}, "must be padded-parquet of 1 parts"),
+        (lambda run: {"body": "parquet"}, "must be padded-parquet of 1 parts"),
         (lambda run: {"wraps": ()}, "another wraps"),
     ],
 )

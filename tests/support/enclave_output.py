@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Binding, Lease, LeaseOutput
 from ppml_airflow.protocol.messages import ReleaseAnswer, ReleaseRequest
 from ppml_airflow.sealing.columns import columns_of
-from ppml_airflow.sealing.outputs import OutputSeal, seal_table_output
+from ppml_airflow.sealing.outputs import OutputSeal, seal_files_output, seal_table_output
 from ppml_airflow.sealing.tables import write_sealed_parquet
 from ppml_airflow.sealing.versions import Enclave, NewVersion, SealedVersion, part_path
 from ppml_airflow.sealing.wrapping import hpke_seal, new_key, release_info
@@ -83,20 +84,7 @@ class EnclaveOutput:
 
     def seal(self, *tables: pa.Table) -> SealedVersion:
         """Seal each table as a part."""
-        seal = OutputSeal(
-            storage=self.storage,
-            new=NewVersion(
-                domain_id=self.owners.domain.domain_id,
-                dataset=self.dataset,
-                version=self.version,
-                prev=self.prev,
-                run_id=self.run_id,
-            ),
-            dataset_key=self.owners.dataset_certificates[self.dataset],
-            recipients=(self.recipient,),
-            release_key=self.release_key,
-            enclave=Enclave(lease_id=self.lease_id, key=self.key),
-        )
+        seal = self.output_seal()
         with tempfile.TemporaryDirectory() as private:
             parts = []
             for index, table in enumerate(tables):
@@ -110,6 +98,28 @@ class EnclaveOutput:
                 )
             self.sealed = seal_table_output(parts, columns=columns_of(tables[0].schema), seal=seal)
         return self.sealed
+
+    def seal_files(self, files: Mapping[str, bytes]) -> SealedVersion:
+        """Seal a folder of files."""
+        self.sealed = seal_files_output(files, seal=self.output_seal())
+        return self.sealed
+
+    def output_seal(self) -> OutputSeal:
+        """What seals this output, with a new data key."""
+        return OutputSeal(
+            storage=self.storage,
+            new=NewVersion(
+                domain_id=self.owners.domain.domain_id,
+                dataset=self.dataset,
+                version=self.version,
+                prev=self.prev,
+                run_id=self.run_id,
+            ),
+            dataset_key=self.owners.dataset_certificates[self.dataset],
+            recipients=(self.recipient,),
+            release_key=self.release_key,
+            enclave=Enclave(lease_id=self.lease_id, key=self.key),
+        )
 
     def answer(self, request: ReleaseRequest) -> ReleaseAnswer:
         """What the broker answers to RELEASE."""

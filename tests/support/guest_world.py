@@ -50,6 +50,7 @@ class CountingWorkload:
         return {output.dataset: COLUMNS for output in self.job.outputs}
 
     def run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
+        self.keys = keys
         for table in self.job.inputs:
             for part in table.parts:
                 key = keys.read[part]

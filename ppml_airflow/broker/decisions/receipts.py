@@ -83,9 +83,9 @@ def require_output_manifest(
     wanted = (domain_id, reserved.dataset, reserved.version, reserved.prev, lease.run_id, lease.lease_id)
     if found != wanted or manifest.producer is not None:
         raise VerificationError(f"{subject} is not of the reserved version, run or lease", code="other_outputs")
-    files = next(output.files for output in step.outputs if output.dataset == reserved.dataset)
-    if len(manifest.parts) != files or not manifest.body.startswith("padded-"):
-        raise VerificationError(f"{subject} must have {files} padded parts", code="output_speaks")
+    sealed = next(output.sealed for output in step.outputs if output.dataset == reserved.dataset)
+    if (manifest.body, len(manifest.parts)) != sealed:
+        raise VerificationError(f"{subject} must be {sealed[0]} of {sealed[1]} parts", code="output_speaks")
     recipients = [("recipient", serial) for serial in reserved.recipient_certificates]
     if sorted((wrap.to, wrap.serial) for wrap in manifest.wraps) != sorted(
         [("dataset", reserved.dataset_certificate), *recipients]
