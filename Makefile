@@ -53,5 +53,4 @@ bench: setup ## run benchmarks/$(NAME).py
 constraints: setup ## lock the newest versions that pyproject.toml allows
 	@$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-emit-index-url --custom-compile-command "make constraints" -q -o constraints.txt
-	@$(BIN)/uv pip compile images/spark/requirements.in --universal --python-version 3.11 --generate-hashes --upgrade \
-		--no-emit-index-url --custom-compile-command "make constraints" -q -o images/spark/requirements.txt
+	@scripts/lock-images $(BIN)/uv

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ libraries = sorted(p for p in (*zipped, shared) if os.path.isfile(p) and not p.e
 found = dict(executable=os.path.realpath(sys.executable), standard_library=os.path.dirname(os.__file__))
 print(json.dumps(dict(found, libraries=[os.path.realpath(p) for p in libraries], tag=sys.implementation.cache_tag)))
 """
+_LOCAL_VERSION = re.compile(r"^[a-z0-9-]+==[^ +]+\+\S+", re.MULTILINE)
 _JOB_API = "ppml_airflow/workloads/job_api.py"
 
 
@@ -71,9 +73,19 @@ def install(env: Path, *, requirements: Path) -> None:
     """Install a lock file: exactly what it lists, every file checked against its hash.
 
     Raises:
-        ConfigurationError: the installer refused or failed.
+        ConfigurationError: the installer refused or failed; says so where a build is wanted that PyPI does not carry.
     """
-    _install(env, "--no-deps", "--require-hashes", "-r", str(requirements))
+    try:
+        _install(env, "--no-deps", "--require-hashes", "-r", str(requirements))
+    except ConfigurationError as error:
+        special = _LOCAL_VERSION.search(requirements.read_text())
+        if special is None:
+            raise
+        raise ConfigurationError(
+            error.message,
+            hint=f"{special[0]} is a build that PyPI does not carry: name the index that does in PIP_EXTRA_INDEX_URL"
+            " (of torch+cpu: PyTorch's index of builds for CPUs)",
+        ) from error
 
 
 def install_wheel(env: Path, *, wheel: Path) -> None:

@@ -1,9 +1,9 @@
 """Set up a trusted image on this machine: PPML_HOME/images/<name>/{env,engine,image,bytecode}, all of it measured.
 
 1. `env/`       the guest's environment, from the image's hash-locked requirements.txt, with this package as a wheel
-2. `engine/`    where images/<name>/engine/ is there: an environment of the engine's own, of the Python that its
-                `.python-version` names, for an engine whose pins do not go with ours. Jobs run in it; of this package
-                it holds the module that job authors import
+2. `engine/`    where images/<name>/engine/ is there: an environment of the engine's own, for an engine whose pins do
+                not go with ours. Jobs run in it; of this package it holds the module that job authors import.
+                Either is of the Python that a `.python-version` beside its requirements names
 3. `image/`     a copy of images/<name>, `domain.json`, the jar built from `jvm/` if `env/` holds Spark, and what of
                 the host belongs to the image (`installation.json`)
 4. `bytecode/`  environments and standard libraries compiled with unchecked hashes: guests and jobs run with it as
@@ -21,8 +21,10 @@ import os
 import secrets
 import shutil
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ from ppml_airflow.units import Digest, HexId
 
 Progress = Callable[[str], None]
 _RECORD = "set-up.json"
+_HEARTBEAT_S = 20.0
 _SPARK_JAR = "ppml-spark.jar"
 _JAVA_PACKAGES = ("pyspark", "pyflink")
 
@@ -80,13 +83,10 @@ class _Plan:
         return self.folder.with_name(f".{self.name}.building")
 
     def environments(self) -> Iterator[_Environment]:
-        here = Path(os.path.realpath(sys.executable))
-        yield _Environment(name="env", requirements=self.source / "requirements.txt", python=here)
         engine = self.source / "engine"
+        yield _environment("env", self.source)
         if engine.is_dir():
-            version = engine / ".python-version"
-            python = environments.find_python(version.read_text().strip()) if version.is_file() else here
-            yield _Environment(name="engine", requirements=engine / "requirements.txt", python=python)
+            yield _environment("engine", engine)
 
     def say(self, text: str) -> None:
         self.progress(f"image {self.name}: {text}")
@@ -138,6 +138,13 @@ def image_lock(folder: Path, *, exclusive: bool) -> Iterator[None]:
         yield
 
 
+def _environment(name: str, folder: Path) -> _Environment:
+    version = folder / ".python-version"
+    here = Path(os.path.realpath(sys.executable))
+    python = environments.find_python(version.read_text().strip()) if version.is_file() else here
+    return _Environment(name=name, requirements=folder / "requirements.txt", python=python)
+
+
 def _set_up(plan: _Plan) -> None:
     wanted = {environment: environment.digest for environment in plan.environments()}
     digests = {environment.name: digest for environment, digest in wanted.items()}
@@ -179,7 +186,12 @@ def _install(plan: _Plan, environment: _Environment) -> None:
     plan.say(f"installing {environment.name}, {sum('==' in line for line in lines)} packages")
     folder.parent.mkdir(parents=True, exist_ok=True)
     environments.create(folder, python=environment.python)
-    environments.install(folder, requirements=environment.requirements)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        began = time.monotonic()
+        installing = pool.submit(environments.install, folder, requirements=environment.requirements)
+        while wait([installing], timeout=_HEARTBEAT_S).not_done:
+            plan.say(f"still installing {environment.name}, {time.monotonic() - began:.0f} s")
+        installing.result()
     environments.strip(folder)
 
 

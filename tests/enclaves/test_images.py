@@ -149,6 +149,25 @@ def test_requirements_without_hashes_are_refused(source: Path, tmp_path: Path) -
     assert not (tmp_path / "home/images/plain").exists()
 
 
+def test_a_build_that_pypi_does_not_carry_is_named_with_what_to_do(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for installer in ("UV", "PIP"):
+        monkeypatch.setenv(f"{installer}_NO_INDEX", "1")
+        monkeypatch.setenv(f"{installer}_FIND_LINKS", str(tmp_path))
+    (source / "requirements.txt").write_text(f"sample==1.0+cpu \\\n    --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(ConfigurationError) as refused:
+        set_up(source, tmp_path)
+    assert refused.value.hint.startswith("sample==1.0+cpu is a build that PyPI does not carry")
+    assert "PIP_EXTRA_INDEX_URL" in refused.value.hint
+
+
+def test_a_python_that_an_environment_wants_and_nobody_has_is_named(source: Path, tmp_path: Path) -> None:
+    (source / ".python-version").write_text("3.0\n")
+    with pytest.raises(ConfigurationError, match=r"no Python 3\.0 was found"):
+        set_up(source, tmp_path)
+
+
 def test_a_source_without_requirements_is_refused(source: Path, tmp_path: Path) -> None:
     (source / "requirements.txt").unlink()
     with pytest.raises(ConfigurationError, match=r"requirements\.txt, which is missing"):
