@@ -2,6 +2,8 @@
 
 `visits` and `plans`: the RAND Health Insurance Experiment, one row per person and year (20,190 of them) and one per
 insurance plan, named by what its two columns say. Source: statsmodels.datasets.randhie, public domain.
+`tumours`: Breast Cancer Wisconsin (Diagnostic), 569 tumours, 30 measures each, and whether they are malignant.
+`digits`: 1,797 handwritten digits, 64 pixels each. Source of both: sklearn.datasets, from UCI, CC BY 4.0.
 """
 
 from __future__ import annotations
@@ -68,8 +70,26 @@ def _write_plans(path: Path) -> None:
             plans.writerow((coinsurance, int(idp), plan_name(coinsurance, has_deductible=bool(idp))))
 
 
+def _write_tumours(path: Path) -> None:
+    from sklearn.datasets import load_breast_cancer
+
+    tumours: pd.DataFrame = load_breast_cancer(as_frame=True).frame
+    tumours = tumours.rename(columns=lambda name: name.replace(" ", "_"))
+    tumours["malignant"] = 1 - tumours.pop("target")
+    tumours.to_csv(path, index=False)
+
+
+def _write_digits(path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits: pd.DataFrame = load_digits(as_frame=True).frame
+    digits.rename(columns={"target": "digit"}).astype(int).to_csv(path, index=False)
+
+
 SOURCES: Mapping[str, tuple[str, Callable[[Path], None]]] = {
+    "digits": ("digits.csv", _write_digits),
     "plans": ("plans.csv", _write_plans),
+    "tumours": ("tumours.csv", _write_tumours),
     "visits": ("visits.csv", _write_visits),
 }
 """Dataset -> the name of its file or folder, and what writes it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +100,16 @@ def test_shipped_tables_have_the_demos_own_data(home: Home) -> None:
     sources = choose_sources(home, given={}, datasets=["plans", "visits"])
     assert {name: path.name for name, path in sources.items()} == {"plans": "plans.csv", "visits": "visits.csv"}
     assert sources["visits"].read_text().count("\n") == 20_191
+
+
+@pytest.mark.parametrize(("dataset", "label", "rows"), [("tumours", "malignant", 569), ("digits", "digit", 1_797)])
+def test_tables_to_train_on_have_numbers_and_a_label(home: Home, dataset: str, label: str, rows: int) -> None:
+    source = choose_sources(home, given={}, datasets=[dataset])[dataset]
+    with source.open() as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == rows
+    assert label in found[0]
+    assert all(math.isfinite(float(value)) for row in found for value in row.values())
 
 
 def test_a_table_without_a_file_is_refused(home: Home) -> None:
