@@ -3,6 +3,8 @@
 The outputs stand in the program's text as a literal, the columns of tables as Spark SQL writes types:
 
     OUTPUTS = {"report": {"plan": "string", "visits": "bigint"}, "model": "files"}
+
+So may what it wants of its inputs (`declared_inputs`).
 """
 
 from __future__ import annotations
@@ -16,24 +18,9 @@ from typing import Any
 
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.sealing.manifest import Column
+from ppml_airflow.workloads.declared_inputs import FILES, SPARK_OF_SQL, require_declared_inputs
 from ppml_airflow.workloads.job import WorkloadJob
 from ppml_airflow.workloads.spark.types import arrow_columns
-
-_SPARK_OF_SQL = {
-    "boolean": "boolean",
-    "tinyint": "byte",
-    "smallint": "short",
-    "int": "integer",
-    "bigint": "long",
-    "float": "float",
-    "double": "double",
-    "string": "string",
-    "binary": "binary",
-    "date": "date",
-    "timestamp": "timestamp",
-    "timestamp_ntz": "timestamp_ntz",
-}
-_FILES = "files"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +50,24 @@ def judge_program(job: WorkloadJob) -> dict[str, DeclaredTable]:
     """Compile every code file and read the tables that the program declares, which must be the step's.
 
     Raises:
-        ConfigurationError: a syntax error (file, line, column); outputs missing, unknown or not literal.
+        ConfigurationError: a syntax error (file, line, column); outputs missing, unknown or not literal;
+            inputs that are not what the program wants.
     """
     trees = {file: _compiled(file, folder=job.code) for file in sorted(job.code.rglob("*.py"))}
     program = job.argv[0]
     if job.code / program not in trees:
         raise ConfigurationError(f"program {program} is not among the step's code files")
     declared = _declared_outputs(trees[job.code / program], program=program)
-    folders = {name for name, columns in declared.items() if columns == _FILES}
+    inputs = _literal(trees[job.code / program], name="INPUTS")
+    if inputs is not None:
+        require_declared_inputs(inputs, job=job, program=program)
+    folders = {name for name, columns in declared.items() if columns == FILES}
     if (set(declared) - folders, folders) != (
         {output.dataset for output in job.outputs},
         {output.dataset for output in job.folders},
     ):
         wanted = {output.dataset: "columns" for output in job.outputs} | {
-            folder.dataset: _FILES for folder in job.folders
+            folder.dataset: FILES for folder in job.folders
         }
         raise ConfigurationError(f"{program} declares outputs {_shapes(declared)}; the step has {wanted}")
     return {
@@ -105,15 +96,9 @@ def _compiled(file: Path, *, folder: Path) -> ast.Module:
 
 
 def _declared_outputs(tree: ast.Module, *, program: str) -> dict[str, dict[str, str] | str]:
-    for statement in tree.body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else []
-        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in targets] == ["OUTPUTS"]:
-            try:
-                value: Any = ast.literal_eval(statement.value)
-            except ValueError:
-                break
-            if isinstance(value, dict) and all(isinstance(found, dict) or found == _FILES for found in value.values()):
-                return {str(name): _written(found) for name, found in value.items()}
+    value = _literal(tree, name="OUTPUTS")
+    if isinstance(value, dict) and all(isinstance(found, dict) or found == FILES for found in value.values()):
+        return {str(name): _written(found) for name, found in value.items()}
     raise ConfigurationError(
         f"{program} does not say what its outputs are",
         hint='write at the top, as a literal: OUTPUTS = {"report": {"plan": "string", "visits": "bigint"},'
@@ -121,20 +106,32 @@ def _declared_outputs(tree: ast.Module, *, program: str) -> dict[str, dict[str, 
     )
 
 
+def _literal(tree: ast.Module, *, name: str) -> Any:
+    """What a program assigns to a name at its top; None if nothing, or `...` if not a literal."""
+    for statement in tree.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in targets] == [name]:
+            try:
+                return ast.literal_eval(statement.value)
+            except ValueError:
+                return ...
+    return None
+
+
 def _written(found: Any) -> dict[str, str] | str:
-    return {str(name): str(kind) for name, kind in found.items()} if isinstance(found, dict) else _FILES
+    return {str(name): str(kind) for name, kind in found.items()} if isinstance(found, dict) else FILES
 
 
 def _columns(dataset: str, declared: Mapping[str, str]) -> tuple[Column, ...]:
     fields = []
     for name, type_name in declared.items():
         is_decimal = re.fullmatch(r"decimal\(\d{1,2},\d{1,2}\)", type_name)
-        if type_name not in _SPARK_OF_SQL and not is_decimal:
+        if type_name not in SPARK_OF_SQL and not is_decimal:
             raise ConfigurationError(
                 f"output {dataset} declares column {name} as {type_name}; wanted one of"
-                f" {', '.join(_SPARK_OF_SQL)}, decimal(p,s)"
+                f" {', '.join(SPARK_OF_SQL)}, decimal(p,s)"
             )
-        fields.append({"name": name, "type": type_name if is_decimal else _SPARK_OF_SQL[type_name]})
+        fields.append({"name": name, "type": type_name if is_decimal else SPARK_OF_SQL[type_name]})
     if not fields:
         raise ConfigurationError(f"output {dataset} declares no column")
     return arrow_columns(fields, dataset=dataset)
