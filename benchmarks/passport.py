@@ -40,7 +40,7 @@ def build(folder: Path, *, steps: int) -> SimulatedRun:
         make_step(
             name,
             inputs=(Input(dataset="plans", version="head"),),
-            outputs=(Output(dataset=f"out-{name}", recipients=("analyst",), files=1),),
+            outputs=(Output(dataset=f"out-{name}", body="table", recipients=("analyst",), files=1),),
         )
         for name in names
     )

@@ -6,9 +6,11 @@ the commands by which the owner reads and signs one. It goes on until `down`, wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,6 +24,7 @@ from ppml_airflow.cli.image import ensure_image
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_simulated_domain
 from ppml_airflow.cli.stack import Stack, core_services
+from ppml_airflow.domain.documents import Approval
 from ppml_airflow.errors import PpmlError, UnavailableError
 
 
@@ -75,22 +78,26 @@ def _lay_shipped(home: Home, *, stack: Stack) -> None:
     for dag_id in shipped_dags():
         if not (home.dags / f"{dag_id}.py").exists():
             lay_dag(home, dag_id=dag_id, tables={}, sql=None)
-        if dag_id in pipelines_in_files(home):
-            continue
-        compiled = compile_dag(
-            home.dags / f"{dag_id}.py",
-            dag_id=dag_id,
-            domain_id=home.load_domain().domain_id,
-            code_folder=home.run / f"{dag_id}.code",
-            airflow_home=home.airflow,
-        )
-        write_agent_files(
-            home,
-            broker=stack.broker_socket,
-            pipeline=dag_id,
-            sources=choose_sources(home, given={}, datasets=sealed_datasets(compiled)),
-            sinks=delivery_sinks(home, approval=compiled),
-        )
+    unknown = [dag_id for dag_id in shipped_dags() if dag_id not in pipelines_in_files(home)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for dag_id, compiled in zip(unknown, pool.map(partial(_compiled, home), unknown), strict=True):
+            write_agent_files(
+                home,
+                broker=stack.broker_socket,
+                pipeline=dag_id,
+                sources=choose_sources(home, given={}, datasets=sealed_datasets(compiled)),
+                sinks=delivery_sinks(home, approval=compiled),
+            )
+
+
+def _compiled(home: Home, dag_id: str) -> Approval:
+    return compile_dag(
+        home.dags / f"{dag_id}.py",
+        dag_id=dag_id,
+        domain_id=home.load_domain().domain_id,
+        code_folder=home.run / f"{dag_id}.code",
+        airflow_home=home.airflow,
+    )
 
 
 def _tell(home: Home, *, stack: Stack) -> None:

@@ -6,10 +6,6 @@ The tests run in the order in which they stand: first without an approval, then 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -18,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support.airflow_api import AirflowApi, until
-from tests.support.commands import Commands, processes_of
+from tests.support.installation import changed, installed
 from tests.support.pi import estimate_of_pi
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -27,36 +23,11 @@ BEFORE, AFTER = "gate_before_aggregate", "gate_after_aggregate"
 PI = "spark_pi"
 
 
-class Installation:
-    """What `ppml up` says of a home."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.ppml = Commands(home)
-        said = self.ppml("up").stdout
-        self.told = dict(re.findall(r"^(\S+): (.*)$", said, flags=re.MULTILINE))
-        self.airflow = AirflowApi(self.told["ui"], password_file=Path(self.told["password-file"]))
-
-    def approve(self, pipeline: str, *options: str) -> None:
-        """Approve a pipeline as its owner."""
-        compiled = self.home / f"{pipeline}.json"
-        self.ppml("compile", str(self.home / "dags" / f"{pipeline}.py"), "--out", str(compiled), *options)
-        self.ppml("approve", str(compiled), "--yes")
-
-
 @pytest.fixture(scope="module")
 def installation():
     """One installation for all tests of this module; afterwards no process of it is left."""
-    home = Path(tempfile.mkdtemp(prefix="ppml-"))
-    try:
-        found = Installation(home)
-        try:
-            yield found
-        finally:
-            found.ppml("down")
-            assert processes_of(home) == []
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with installed() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -173,19 +144,6 @@ def test_a_changed_job_is_refused_and_shows_what_would_approve_it(installation, 
     assert f"[{code}]" in said
     assert f"ppml compile {installation.home}/dags/spark_pi.py" in said
     assert "ppml approve spark_pi.approval.json" in said
-
-
-@contextmanager
-def changed(installation: Installation, file: str, old: str, new: str) -> Iterator[None]:
-    """A file among the DAGs with one text replaced by another."""
-    path = installation.home / "dags" / file
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    try:
-        yield
-    finally:
-        path.write_text(text)
 
 
 def _tasks(airflow: AirflowApi) -> set[str]:

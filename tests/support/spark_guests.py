@@ -46,6 +46,25 @@ write("survey", inputs["visits"].groupBy("name").count().toDF("name", "visits"))
 """
 
 
+WORKING = b"""
+from time import sleep
+
+from ppml_airflow.workloads.spark.api import inputs, session, write
+
+OUTPUTS = {"survey": {"name": "string", "visits": "bigint"}}
+
+
+def slowly(row):
+    sleep(1)
+    return row.name, 1
+
+
+counted = inputs["visits"].rdd.map(slowly).reduceByKey(int.__add__)
+write("survey", session().createDataFrame(counted, "name string, visits bigint"))
+"""
+"""A program whose Python workers are at work for some seconds."""
+
+
 def python_step(name: str, program: bytes, *, output: str) -> Step:
     """A step of one Python program over both inputs."""
     step = spark_step(name, program, output=output)
@@ -95,6 +114,7 @@ class SparkGuests:
             spark_step("casting", CASTING, output="summary"),
             spark_step("mistaken", UNKNOWN_COLUMN, output="nothing"),
             python_step("python", PROGRAM, output="survey"),
+            python_step("working", WORKING, output="survey"),
         )
         platform = SimulatedPlatform.create(self.home / "tee", now=datetime.now(UTC))
         self.world = SparkWorld(folder=folder, platform=platform, keystore=keystore, steps=steps, runs_per_slot=99)
@@ -144,7 +164,8 @@ class SparkGuests:
 
     def request(self, run_id: str, *, step: str = "aggregate", sql: bytes = SQL, role: str = "job") -> LaunchRequest:
         """An honest host's request."""
-        code = {"job.py": PROGRAM} if step == "python" else {"query.sql": sql}
+        programs = {"python": PROGRAM, "working": WORKING}
+        code = {"job.py": programs[step]} if step in programs else {"query.sql": sql}
         return self.guests.request(run_id, step=step, role=role, code=code, broker=f"unix:{self._broker_socket}")
 
     @property

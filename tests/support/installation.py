@@ -1,0 +1,62 @@
+"""What `ppml up` starts on a home of its own: Airflow's services, broker, agents, quoting service."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.airflow_api import AirflowApi
+from tests.support.commands import Commands, processes_of
+
+
+class Installation:
+    """What `ppml up` says of a home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.ppml = Commands(home)
+        said = self.ppml("up").stdout
+        self.told = dict(re.findall(r"^(\S+): (.*)$", said, flags=re.MULTILINE))
+        self.airflow = AirflowApi(self.told["ui"], password_file=Path(self.told["password-file"]))
+
+    def service(self, name: str) -> int:
+        """The process of a service that is alive now."""
+        return int((self.home / "run" / f"{name}.pid").read_text())
+
+    def approve(self, pipeline: str, *options: str) -> None:
+        """Approve a pipeline as its owner."""
+        compiled = self.home / f"{pipeline}.json"
+        self.ppml("compile", str(self.home / "dags" / f"{pipeline}.py"), "--out", str(compiled), *options)
+        self.ppml("approve", str(compiled), "--yes")
+
+
+@contextmanager
+def installed() -> Iterator[Installation]:
+    """An installation while the block runs; afterwards no process of it is left."""
+    home = Path(tempfile.mkdtemp(prefix="ppml-"))
+    try:
+        found = Installation(home)
+        try:
+            yield found
+        finally:
+            found.ppml("down")
+            assert processes_of(home) == []
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def changed(installation: Installation, file: str, old: str, new: str) -> Iterator[None]:
+    """A file among the DAGs with one text replaced by another."""
+    path = installation.home / "dags" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    try:
+        yield
+    finally:
+        path.write_text(text)
