@@ -32,7 +32,9 @@ _KILL_TIMEOUT_S = 3.0
 
 
 class EnclaveOperator(BaseOperator):
-    """Run one approved step in an enclave and return `{run_id, step, attempt, outputs: {dataset: manifest digest}}`.
+    """Run one approved step in an enclave and return a reference.
+
+    That is `{run_id, step, attempt, outputs: {dataset: manifest digest}, disclosed: {name: count}}`.
 
     The step's name is the task_id. A step that is committed already returns the same reference: clearing the task does
     no harm.
@@ -197,11 +199,14 @@ class EnclaveOperator(BaseOperator):
         self.log.info(
             "step %s is committed, attempt %d, trust: %s", status.step, status.attempt, spell_trust(status.trust)
         )
+        for name, count in status.disclosed.items():
+            self.log.info("step %s: %s is %d", status.step, name, count)
         return {
             "run_id": status.run_id,
             "step": status.step,
             "attempt": status.attempt,
             "outputs": {output.dataset: output.manifest for output in status.outputs},
+            "disclosed": dict(status.disclosed),
         }
 
 

@@ -88,6 +88,7 @@ def _format_step(step: StepReport) -> list[str]:
             f"{one.tcb_status}, policy {one.policy}"
         )
     lines += [f"  writes  {one.dataset} version {one.version}, {one.manifest}" for one in step.outputs]
+    lines += [f"  tells   {name}: {count}" for name, count in step.disclosed.items()]
     return lines
 
 

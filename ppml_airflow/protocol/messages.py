@@ -77,6 +77,8 @@ class StepStatus(Document, frozen=True, kw_only=True):
     granted: bool
     """A grant that is current: not expired, policy and approval in force."""
     outputs: tuple[Published, ...]
+    disclosed: Mapping[Name, int]
+    """The counts that the committed attempt let out, as the approval allows."""
     trust: Trust
 
 

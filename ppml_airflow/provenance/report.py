@@ -37,6 +37,8 @@ class StepReport(Document, frozen=True, kw_only=True):
     attempts: tuple[AttemptReport, ...]
     inputs: tuple[DatasetVersion, ...]
     outputs: tuple[DatasetVersion, ...]
+    disclosed: Mapping[Name, int]
+    """Counts that left the enclave beside its outputs."""
 
 
 class PassportReport(Document, frozen=True, kw_only=True):
@@ -113,6 +115,7 @@ def _report_step(
         attempts=tuple(_report_attempt(one, documents=documents) for one in attempts),
         inputs=pins.inputs if pins else (),
         outputs=tuple(made for one in attempts if one.receipt for made in one.receipt.outputs),
+        disclosed={name: count for one in attempts if one.receipt for name, count in one.receipt.disclosed.items()},
     )
 
 

@@ -101,6 +101,7 @@ def test_only_approved_counts_within_their_bounds_are_disclosed(guests: GuestWor
     run_id = guests.gated_run()
     guests.run(guests.request(run_id))
     assert guests.receipts(run_id)[0].disclosed == {"rows": 5}
+    assert guests.world.status(run_id).disclosed == {"rows": 5}
 
 
 def test_a_count_out_of_its_bounds_stays_inside(guests: GuestWorld) -> None:

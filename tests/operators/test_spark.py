@@ -35,6 +35,7 @@ def test_the_reference_holds_names_ids_and_digests(dag, guest):
         "step": "count",
         "attempt": 2,
         "outputs": {"report": digest_bytes(b"report")},
+        "disclosed": {},
     }
     assert guest.launched[0].role == "job"
     assert guest.launched[0].code == {"query.sql": SQL.encode()}

@@ -25,6 +25,7 @@ def view(**changes: object) -> RunView:
         "attempt": 0,
         "granted": False,
         "outputs": (),
+        "disclosed": {},
         "trust": "simulated",
     }
     status = StepStatus(**{**fields, **changes})

@@ -117,6 +117,7 @@ class FakePipelineBroker(HttpFake):
             attempt=0,
             granted=False,
             outputs=(),
+            disclosed={},
             trust="simulated",
         )
         self.steps[step] = msgspec.structs.replace(waiting, **changes)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
+from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.runs import missing_inputs
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.ledger import Ledger
-from ppml_airflow.domain.documents import (
-    Approval,
-    Run,
-    Step,
-)
+from ppml_airflow.domain.documents import Approval, Receipt, Run, Step
 from ppml_airflow.domain.jobs import earlier_steps
 from ppml_airflow.protocol.messages import Published, RunView, StepState, StepStatus
 from ppml_airflow.units import parse_instant
@@ -57,6 +55,7 @@ def status_of(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run, s
         state, waiting_for = "granted", "lease"
     else:
         waiting_for = _waiting_for(ledger, approval=approval, run=run, step=step)
+    committed = last if last is not None and state == "committed" else None
     return StepStatus(
         run_id=run.run_id,
         step=step.name,
@@ -67,7 +66,8 @@ def status_of(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run, s
         hint=hint,
         attempt=last.attempt if last else 0,
         granted=granted,
-        outputs=_outputs(ledger, lease_id=last.lease_id) if last is not None and state == "committed" else (),
+        outputs=_outputs(ledger, lease_id=committed.lease_id) if committed else (),
+        disclosed=_disclosed(ledger, receipt=committed.receipt) if committed else {},
         trust=broker.domain.trust,
     )
 
@@ -102,6 +102,10 @@ def _last_denial(ledger: Ledger, *, run_id: str, step: str, after: int) -> sa.Ro
         .limit(1)
     )
     return store.one(ledger.connection, query)
+
+
+def _disclosed(ledger: Ledger, *, receipt: str) -> Mapping[str, int]:
+    return canonical.decode(ledger.envelope(receipt).payload, into=Receipt).disclosed
 
 
 def _outputs(ledger: Ledger, *, lease_id: str) -> tuple[Published, ...]:
