@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ppml_airflow.operators.encrypt import EncryptOperator
     from ppml_airflow.operators.hook import PpmlHook
     from ppml_airflow.operators.passport import PassportOperator
+    from ppml_airflow.operators.python import TrustedPythonOperator
     from ppml_airflow.operators.sensors import AttestationSensor
     from ppml_airflow.operators.spark import TrustedSparkSubmitOperator
 
@@ -19,6 +20,7 @@ __all__ = [
     "EncryptOperator",
     "PassportOperator",
     "PpmlHook",
+    "TrustedPythonOperator",
     "TrustedSparkSubmitOperator",
 ]
 
@@ -28,6 +30,7 @@ _MODULES = {
     "EncryptOperator": "encrypt",
     "PassportOperator": "passport",
     "PpmlHook": "hook",
+    "TrustedPythonOperator": "python",
     "TrustedSparkSubmitOperator": "spark",
 }
 

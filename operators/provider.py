@@ -1,4 +1,4 @@
-"""What Airflow learns about this provider: the connection type `ppml` with its form. Imports nothing of Airflow."""
+"""What Airflow learns about this provider: its connection type with a form, and `@task.enclave`. Imports no Airflow."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "ppml-airflow",
         "name": "PPML",
         "description": "Trusted pipelines: sealed data, attestation gates, enclaves and passports.",
+        "task-decorators": [{"name": "enclave", "class-name": "ppml_airflow.operators.python.enclave_task"}],
         "connection-types": [
             {
                 "connection-type": "ppml",

@@ -21,6 +21,7 @@ _OUTCOMES: dict[str, tuple[type[PpmlError], str, str]] = {
     "job_failed": (ConfigurationError, MEANING["job_failed"], _LOG_HINT),
     "cast_error": (ConfigurationError, MEANING["cast_error"], _LOG_HINT),
     "output_mismatch": (ConfigurationError, MEANING["output_mismatch"], _LOG_HINT),
+    "model_mismatch": (ConfigurationError, MEANING["model_mismatch"], _LOG_HINT),
     "out_of_memory": (ConfigurationError, MEANING["out_of_memory"], _LIMIT_HINT),
     "limit_time": (ConfigurationError, MEANING["limit_time"], _LIMIT_HINT),
     "input_corrupt": (VerificationError, MEANING["input_corrupt"], "keep the storage as it is and look who changed it"),

@@ -18,11 +18,12 @@ the syntax of Python 3.9.
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from functools import cache
@@ -135,6 +136,30 @@ def disclose(name: str, value: int) -> None:
     ask({"op": "disclose", "name": name, "value": int(value)})
 
 
+def run_function(function: Callable[..., Any]) -> None:
+    """Call a function with the inputs and params that its parameters name, and write what it returns.
+
+    A table is a pandas data frame, a folder `{name: bytes}`. One output is returned as it is, several as
+    `{dataset: output}`; None if it has written them itself.
+    """
+    arguments = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in params:
+            arguments[name] = params[name]
+        elif parameter.default is parameter.empty or name in description()["inputs"]:
+            arguments[name] = _input(name)
+    found = function(**arguments)
+    if found is None:
+        return
+    outputs = description()["outputs"]
+    for dataset, output in ({outputs[0]: found} if len(outputs) == 1 else found).items():
+        if isinstance(output, Mapping):
+            for name, data in output.items():
+                save_file(dataset, name, data)
+        else:
+            write(dataset, output)
+
+
 # ---------------------------------------------------------------- for the APIs of engines
 
 
@@ -195,6 +220,12 @@ def tell_last_words(kind: type[BaseException], error: BaseException, trace: Trac
 
 
 # ---------------------------------------------------------------- inside
+
+
+def _input(name: str) -> Any:
+    if description()["inputs"].get(name) == "files":
+        return {file: read_file(name, file) for file in files(name)}
+    return table(name).to_pandas()
 
 
 def _created(dataset: str, name: str | None) -> Any:

@@ -14,6 +14,7 @@ WORKLOADS = {
     "spark-sql": "spark.sql:SparkSql",
     "spark-python": "spark.python:SparkPython",
     "python": "python.program:PythonProgram",
+    "inference": "inference.model:Inference",
 }
 """Where each lies, below `ppml_airflow.workloads`; loaded when used, for an image has only what its engine needs."""
 

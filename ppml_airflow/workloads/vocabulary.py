@@ -18,6 +18,7 @@ Outcome = Literal[
     "limit_time",
     "cancelled",
     "output_mismatch",
+    "model_mismatch",
 ]
 
 MEANING: dict[Outcome, str] = {
@@ -29,6 +30,7 @@ MEANING: dict[Outcome, str] = {
     "limit_time": "the job took longer than its step allows",
     "cancelled": "the run was cancelled",
     "output_mismatch": "the job did not write each of its outputs once, with the columns it declares",
+    "model_mismatch": "the model cannot be loaded, or does not take or give what the step binds",
 }
 
 

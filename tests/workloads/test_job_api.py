@@ -52,7 +52,12 @@ class Program:
         self.guest = GuestSocket(self.folder, job=self.job)
         (self.folder / "conf").mkdir()
         schema = base64.b64encode(SCHEMA.serialize()).decode()
-        description = {"params": typed_literals(PARAMS), "schemas": {"report": schema}}
+        description = {
+            "params": typed_literals(PARAMS),
+            "inputs": {"visits": "table", "model": "files"},
+            "outputs": ["report", "scores"],
+            "schemas": {"report": schema},
+        }
         (self.folder / "conf" / "job.json").write_text(json.dumps(description))
 
     def run(self, statements: str) -> str:
@@ -103,6 +108,19 @@ def test_a_program_works_from_any_folder_and_any_process(program: Program) -> No
         "\n    os._exit(0)\nos.wait()"
     )
     assert said == "2\n"
+
+
+def test_a_function_gets_what_its_parameters_name(program: Program) -> None:
+    said = program.run(
+        "def compute(visits, model, top, sign='!'):\n"
+        "    frame = visits.rename(columns={'n': 'visits'})[:top]\n"
+        "    return {'report': frame, 'scores': {'a': sign.encode(), 'b': model['labels/de.txt']}}\n"
+        "run_function(compute)"
+    )
+    assert said == ""
+    written = pa.ipc.open_stream(read_memory(program.guest.contents.written_table("report"))).read_all()
+    assert written["visits"].to_pylist() == [1, 2, 3]
+    assert program.guest.contents.written_files() == {"scores": {"a": b"!", "b": b"ja"}}
 
 
 def test_params_have_their_types(program: Program) -> None:

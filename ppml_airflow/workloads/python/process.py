@@ -52,7 +52,15 @@ class PythonProcess:
             dataset: base64.b64encode(schema_of(found).serialize().to_pybytes()).decode()
             for dataset, found in columns.items()
         }
-        description = {"params": typed_literals(self.job.params), "schemas": schemas, **more}
+        job = self.job
+        description = {
+            "params": typed_literals(job.params),
+            "inputs": {table.view: "table" for table in job.inputs}
+            | {granted.dataset: "files" for granted in job.files},
+            "outputs": [*(table.dataset for table in job.outputs), *(folder.dataset for folder in job.folders)],
+            "schemas": schemas,
+            **more,
+        }
         write_private(self._process.private / "conf" / "job.json", json.dumps(description))
 
     def run(self, arguments: Sequence[str], *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
