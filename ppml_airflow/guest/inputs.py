@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.sealing.datasets import (
-    FILE_BODIES,
     TABLE_BODIES,
     aad_of,
     open_parquet_parts,
@@ -81,11 +80,9 @@ def verify_input(manifest: Manifest, *, digest: Digest, storage: Path, scratch: 
         scratch: a private folder, for parts that are padded.
 
     Raises:
-        ConfigurationError: neither table nor files; or the storage has no folder of this version.
+        ConfigurationError: the storage has no folder of this version.
         VerificationError: a part is missing or is not the one that the manifest names.
     """
-    if manifest.body not in (*TABLE_BODIES, *FILE_BODIES):
-        raise ConfigurationError(f"input {manifest.dataset} holds {manifest.body}; this image reads tables and files")
     folder = dataset_folder(storage, dataset=manifest.dataset, version=manifest.version, digest=digest)
     if not folder.is_dir():
         raise ConfigurationError(

@@ -100,7 +100,11 @@ def test_steps_run_after_those_that_they_need(home: Home, approval: Approval) ->
 def test_agents_keep_their_entries_for_other_pipelines(home: Home, owner: Owner, tmp_path: Path) -> None:
     for pipeline, name in (("one", "visits"), ("two", "sales")):
         write_agent_files(
-            home, broker="unix:/b", pipeline=pipeline, sources={name: tmp_path / name}, outputs=["report"]
+            home,
+            broker="unix:/b",
+            pipeline=pipeline,
+            sources={name: tmp_path / name},
+            sinks={"report": "opened/report.csv"},
         )
     assert source_in_file(home, "visits") == tmp_path / "visits"
     assert source_in_file(home, "sales") == tmp_path / "sales"

@@ -66,9 +66,10 @@ def test_a_shipped_dag_is_laid_with_its_job_files(home: Home) -> None:
         assert (dag.parent / name).read_bytes() == (SHIPPED / name).read_bytes()
 
 
-def test_a_dag_without_a_question_takes_neither_source_nor_query(home: Home, table: Path) -> None:
-    with pytest.raises(ConfigurationError, match="neither --source nor --sql"):
-        lay_dag(home, dag_id="spark_pi", tables={"sales": table}, sql=None)
+def test_a_dag_without_a_question_takes_no_query(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "q.sql").write_text("SELECT 1")
+    with pytest.raises(ConfigurationError, match="takes no --sql"):
+        lay_dag(home, dag_id="spark_pi", tables={}, sql=tmp_path / "q.sql")
 
 
 def test_another_query_reads_the_tables_that_it_names(home: Home, table: Path, tmp_path: Path) -> None:

@@ -27,7 +27,11 @@ def stack(home: Home, owner: Owner, approval: Approval, tmp_path: Path) -> Itera
     ensure_certified(home, owner=owner, approval=approval, now=NOW)
     found = Stack(home)
     write_agent_files(
-        home, broker=found.broker_socket, pipeline="nightly", sources={"visits": tmp_path / "v.csv"}, outputs=["report"]
+        home,
+        broker=found.broker_socket,
+        pipeline="nightly",
+        sources={"visits": tmp_path / "v.csv"},
+        sinks={"report": "opened/report.csv"},
     )
     yield found
     found.stop()

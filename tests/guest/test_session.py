@@ -358,11 +358,6 @@ def test_a_padded_part_that_changes_after_it_was_looked_at_is_input_corrupt(gues
     assert refused.value.code == "input_corrupt"
 
 
-def test_an_input_that_is_no_table_is_refused(guests: GuestWorld) -> None:
-    with pytest.raises(ConfigurationError, match="holds files"):
-        repin(guests, lambda manifest: msgspec.structs.replace(manifest, body="files"))
-
-
 # ---------------------------------------------------------------- messages 5 to 7: nonce and lease
 
 

@@ -23,9 +23,10 @@ class Installation:
         self.told = dict(re.findall(r"^(\S+): (.*)$", said, flags=re.MULTILINE))
         self.airflow = AirflowApi(self.told["ui"], password_file=Path(self.told["password-file"]))
 
-    def service(self, name: str) -> int:
-        """The process of a service that is alive now."""
-        return int((self.home / "run" / f"{name}.pid").read_text())
+    def service(self, name: str) -> int | None:
+        """The process of a service, or None between its end and its next start."""
+        file = self.home / "run" / f"{name}.pid"
+        return int(file.read_text() or 0) or None if file.exists() else None
 
     def approve(self, pipeline: str, *options: str) -> None:
         """Approve a pipeline as its owner."""

@@ -51,7 +51,7 @@ from time import sleep
 
 from ppml_airflow.workloads.spark.api import inputs, session, write
 
-OUTPUTS = {"survey": {"name": "string", "visits": "bigint"}}
+OUTPUTS = {"working": {"name": "string", "visits": "bigint"}}
 
 
 def slowly(row):
@@ -60,7 +60,7 @@ def slowly(row):
 
 
 counted = inputs["visits"].rdd.map(slowly).reduceByKey(int.__add__)
-write("survey", session().createDataFrame(counted, "name string, visits bigint"))
+write("working", session().createDataFrame(counted, "name string, visits bigint"))
 """
 """A program whose Python workers are at work for some seconds."""
 
@@ -114,7 +114,7 @@ class SparkGuests:
             spark_step("casting", CASTING, output="summary"),
             spark_step("mistaken", UNKNOWN_COLUMN, output="nothing"),
             python_step("python", PROGRAM, output="survey"),
-            python_step("working", WORKING, output="survey"),
+            python_step("working", WORKING, output="working"),
         )
         platform = SimulatedPlatform.create(self.home / "tee", now=datetime.now(UTC))
         self.world = SparkWorld(folder=folder, platform=platform, keystore=keystore, steps=steps, runs_per_slot=99)
