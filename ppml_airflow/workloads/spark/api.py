@@ -7,8 +7,9 @@
     visits = inputs["visits"].where(f"day >= '{params['since']}'")
     write("report", visits.groupBy("plan").agg({"n": "sum"}).toDF("plan", "visits"))
 
-Inputs are DataFrames over sealed tables; an output is written once, with the declared columns. Everything else is as
-in `workloads.job_api`: files in and out, counts to disclose. Works only inside a job that the guest started.
+Inputs are DataFrames over sealed tables, and views of the session by the same names; an output is written once, with
+the declared columns. Everything else is as in `workloads.job_api`: files in and out, counts to disclose. Works only
+inside a job that the guest started.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ __all__ = ["disclose", "files", "inputs", "params", "read_file", "save_file", "s
 
 @cache
 def session() -> SparkSession:
-    """The Spark session of this job, configured by the guest."""
+    """The Spark session of this job, configured by the guest; each input is a view of its name."""
     from pyspark.sql import SparkSession
 
-    return SparkSession.builder.getOrCreate()
+    spark = SparkSession.builder.getOrCreate()
+    for name in inputs:
+        _table(name, spark=spark).createOrReplaceTempView(name)
+    return spark
 
 
 def write(dataset: str, frame: DataFrame) -> None:
@@ -56,7 +60,7 @@ class _Inputs(Mapping[str, "DataFrame"]):
     """The granted tables by name, each a DataFrame."""
 
     def __getitem__(self, name: str) -> DataFrame:
-        return _table(name)
+        return _table(name, spark=session())
 
     def __iter__(self) -> Iterator[str]:
         return iter(description()["inputs"])
@@ -69,15 +73,15 @@ inputs = _Inputs()
 
 
 @cache
-def _table(name: str) -> DataFrame:
+def _table(name: str, *, spark: SparkSession) -> DataFrame:
     """One DataFrame per table, so that columns of `inputs[name]` belong together."""
     from pyspark.sql.types import StructType
 
     table = description()["inputs"][name]
     schema = StructType.fromJson(table["schema"])
     if not table["parts"]:
-        return session().createDataFrame([], schema)
-    return session().read.schema(schema).option("__globPaths__", "false").parquet(*table["parts"])
+        return spark.createDataFrame([], schema)
+    return spark.read.schema(schema).option("__globPaths__", "false").parquet(*table["parts"])
 
 
 def _tell_last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
