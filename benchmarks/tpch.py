@@ -28,12 +28,12 @@ import pyarrow.parquet.encryption as pe
 
 from ppml_airflow.cli.home import Home
 from ppml_airflow.domain.documents import Limits
-from ppml_airflow.enclaves.installation import JAR, load_installation
+from ppml_airflow.enclaves.installation import load_installation
 from ppml_airflow.sealing.columns import columns_of
 from ppml_airflow.sealing.sources import open_source
 from ppml_airflow.sealing.tables import file_key, parquet_aad, write_sealed_parquet
+from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import FileKey, JobKeys, TableInput, TableOutput, WorkloadJob
-from ppml_airflow.workloads.spark.installation import SparkInstallation
 from ppml_airflow.workloads.spark.python import SparkPython
 
 HERE = Path(__file__).parent
@@ -85,13 +85,11 @@ def copy_plain(sealed: Path, plain: Path, *, data_key: bytes) -> None:
 # ---------------------------------------------------------------- the sessions
 
 
-def installation() -> SparkInstallation:
+def installation() -> ImageInstallation:
     """The image that is set up under PPML_HOME."""
     image = Home.default().image("spark")
     java_home = load_installation(image).java_home
-    if java_home is None:
-        sys.exit(f"image {image} was set up without Java")
-    return SparkInstallation(environment=image / "env", java_home=Path(java_home), jar=image / "image" / JAR)
+    return ImageInstallation.of_image(image, java_home=Path(java_home) if java_home else None)
 
 
 class Session:

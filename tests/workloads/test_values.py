@@ -56,7 +56,7 @@ def test_every_word_is_explained() -> None:
 def test_java_says_words_of_the_vocabulary_alone() -> None:
     source = (CHECKOUT / "jvm" / "src" / "ppml" / "spark" / "Failure.java").read_text()
     said = {word for line in re.findall(r"return .*;", source) for word in re.findall(r'"([a-z_]+)"', line)}
-    assert {"cast_error", "input_corrupt", "job_failed", "out_of_memory"} == said <= set(MEANING)
+    assert {"cast_error", "input_corrupt", "input_mismatch", "job_failed", "out_of_memory"} == said <= set(MEANING)
 
 
 def test_a_result_is_neither_true_nor_false() -> None:

@@ -19,24 +19,13 @@ from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.units import MIB
 from ppml_airflow.workloads.environment import process_environment
 from ppml_airflow.workloads.installation import ImageInstallation
+from ppml_airflow.workloads.spark.choices import CHOICES
 
 MINIMUM_MEMORY_MIB = 1024
 
 SHORT_INPUT_BYTES = 32 * MIB
 """Up to so much sealed input, Java's optimising compiler and its parallel collector cost more than they give: measured,
 a job over 4 MB ends in half the time without them, one over 95 MB takes twice as long."""
-
-CHOSEN_BY_STEP = frozenset(
-    {
-        "spark.sql.adaptive.enabled",
-        "spark.sql.ansi.enabled",
-        "spark.sql.autoBroadcastJoinThreshold",
-        "spark.sql.files.maxPartitionBytes",
-        "spark.sql.session.timeZone",
-        "spark.sql.shuffle.partitions",
-    }
-)
-"""Settings that a step may choose: an approved environment entry of such a name goes to Spark, not to the process."""
 
 MODULE_OPTIONS = (
     "-XX:+IgnoreUnrecognizedVMOptions",
@@ -107,7 +96,7 @@ _SETTINGS = {
 
 
 def spark_settings(private: Path, *, limits: Limits, approved: Mapping[str, str]) -> dict[str, str]:
-    """The settings of one job, whose private directory this is; of the approved environment only `CHOSEN_BY_STEP`."""
+    """The settings of one job, whose private directory this is; of the approved environment only `CHOICES`."""
     return _SETTINGS | {
         "spark.master": f"local[{limits.cores}]",
         "spark.app.name": "ppml",
@@ -116,7 +105,7 @@ def spark_settings(private: Path, *, limits: Limits, approved: Mapping[str, str]
         "spark.hadoop.ppml.private": str(private),
         "spark.local.dir": str(private / "tmp"),
         "spark.sql.warehouse.dir": str(private / "warehouse"),
-        **{name: value for name, value in approved.items() if name in CHOSEN_BY_STEP},
+        **{name: value for name, value in approved.items() if name in CHOICES},
     }
 
 
@@ -180,7 +169,7 @@ def job_environment(
     Raises:
         ConfigurationError: the step lists a variable that would change what code runs.
     """
-    variables = {name: value for name, value in approved.items() if name not in CHOSEN_BY_STEP}
+    variables = {name: value for name, value in approved.items() if name not in CHOICES}
     return process_environment(private, installation=installation, code=code, approved=variables) | {
         "SPARK_HOME": str(installation.package("pyspark")),
         "SPARK_CONF_DIR": str(private / "conf"),

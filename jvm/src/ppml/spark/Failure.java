@@ -11,6 +11,8 @@ import org.apache.parquet.crypto.TagVerificationException;
  */
 public final class Failure {
     private static final Set<String> READ_ERRORS = Set.of("FAILED_READ_FILE", "PATH_NOT_FOUND");
+    private static final Set<String> NAME_ERRORS = Set.of(
+            "UNRESOLVED_COLUMN", "UNRESOLVED_USING_COLUMN_FOR_JOIN", "TABLE_OR_VIEW_NOT_FOUND");
     private static final Set<String> VALUE_ERRORS = Set.of(
             "CAST_INVALID_INPUT", "CAST_OVERFLOW", "CAST_OVERFLOW_IN_TABLE_INSERT", "ARITHMETIC_OVERFLOW",
             "BINARY_ARITHMETIC_OVERFLOW", "DIVIDE_BY_ZERO", "REMAINDER_BY_ZERO", "NUMERIC_VALUE_OUT_OF_RANGE",
@@ -24,6 +26,7 @@ public final class Failure {
     public static String code(Throwable error) {
         boolean isRead = false;
         boolean isValue = false;
+        boolean isName = false;
         Set<Throwable> seen = new HashSet<>();
         for (Throwable cause = error; cause != null && seen.add(cause); cause = cause.getCause()) {
             String condition = Messages.condition(cause).split("\\.", 2)[0];
@@ -32,10 +35,14 @@ public final class Failure {
             }
             isRead |= READ_ERRORS.contains(condition) || cause instanceof TagVerificationException
                     || cause instanceof ParquetCryptoRuntimeException;
+            isName |= NAME_ERRORS.contains(condition);
             isValue |= VALUE_ERRORS.contains(condition);
         }
         if (isRead) {
             return "input_corrupt";
+        }
+        if (isName) {
+            return "input_mismatch";
         }
         return isValue ? "cast_error" : "job_failed";
     }
