@@ -83,6 +83,7 @@ OUTPUTS = {
     "tpch_q21": {"s_name": "string", "numwait": "bigint"},
     "tpch_q22": {"cntrycode": "string", "numcust": "bigint", "totacctbal": "decimal(25,2)"},
     "tpch_timings": {"query": "string", "pass_number": "bigint", "seconds": "double"},
+    "tpch_report": "files",
 }
 QUERIES = [f"q{number:02}" for number in range(1, 23)]
 

@@ -20,6 +20,7 @@ _LIMIT_HINT = "ask the owner to approve higher limits for the step, or let the j
 _OUTCOMES: dict[str, tuple[type[PpmlError], str, str]] = {
     "job_failed": (ConfigurationError, MEANING["job_failed"], _LOG_HINT),
     "cast_error": (ConfigurationError, MEANING["cast_error"], _LOG_HINT),
+    "input_mismatch": (ConfigurationError, MEANING["input_mismatch"], _LOG_HINT),
     "output_mismatch": (ConfigurationError, MEANING["output_mismatch"], _LOG_HINT),
     "model_mismatch": (ConfigurationError, MEANING["model_mismatch"], _LOG_HINT),
     "out_of_memory": (ConfigurationError, MEANING["out_of_memory"], _LIMIT_HINT),

@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from ppml_airflow.canonical import digest_bytes
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, PpmlError, UnavailableError
 from ppml_airflow.operators import TrustedSparkSubmitOperator
+from ppml_airflow.operators.spark_options import REFUSED
 from ppml_airflow.protocol.launches import GuestEvent, GuestProblem
 from tests.support.fake_pipeline import committed
 from tests.support.nightly import SQL, approval, context, nightly
@@ -159,18 +160,112 @@ def test_a_broker_that_is_away_does_not_keep_a_task_from_being_killed(dag, broke
         ({"sql": "SELECT 1", "application_args": ["a"]}, "go with application="),
         ({"application": "a.jar"}, "not a .py file"),
         ({"application": "a.py", "py_files": ["b.zip"]}, "not a .py file"),
+        ({"application": "a.py", "py_files": "b.py,c.egg"}, "c.egg is not a .py file"),
+        ({"sql": "SELECT 1", "files": "rates.json"}, "go with application="),
         ({"sql": "SELECT '{{ ds }}'"}, "template"),
         ({"sql": "SELECT {% if x %}"}, "template"),
         ({"application": "a.py", "application_args": ["{{ ds }}"]}, "template"),
         ({"sql": "SELECT 1", "driver_memory": "lots"}, "memory is 'lots'"),
         ({"sql": "SELECT 1", "driver_memory": "512m"}, "at least 1g"),
         ({"sql": "SELECT 1", "outputs": {"b": ["analyst"], "c": []}}, "sql= writes one table"),
-        ({"sql": "SELECT 1", "conf": {"spark.driver.extraJavaOptions": "-x"}}, "extraJavaOptions is not allowed"),
+        (
+            {"sql": "SELECT 1", "conf": {"spark.driver.extraJavaOptions": "-x"}},
+            "extraJavaOptions is refused: it would load code",
+        ),
     ],
 )
 def test_a_wrong_shape_is_refused_when_the_dag_is_parsed(arguments, complaint):
     with pytest.raises(ConfigurationError, match=complaint):
         TrustedSparkSubmitOperator(**STEP | arguments)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_place_in_an_enclave_is_refused_by_name_with_the_reason(name):
+    with pytest.raises(ConfigurationError, match=f"{name}= is refused: ") as refused:
+        TrustedSparkSubmitOperator(**STEP, sql="SELECT 1", **{name: "x"})
+    assert refused.value.code == "option_refused"
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mebibytes"),
+    [
+        ({"driver_memory": "2g", "executor_memory": "1g"}, 3072),
+        ({"driver_memory": "512m", "executor_memory": "1500m", "num_executors": 2}, 3512),
+    ],
+)
+def test_the_memory_of_executors_is_added_to_the_drivers(arguments, mebibytes):
+    assert TrustedSparkSubmitOperator(**STEP, sql="SELECT 1", **arguments).limits.memory_mib == mebibytes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cores"),
+    [
+        ({}, 2),
+        ({"cores": 3}, 3),
+        ({"executor_cores": 3}, 3),
+        ({"num_executors": 4}, 4),
+        ({"executor_cores": 2, "num_executors": 2}, 4),
+        ({"total_executor_cores": 6, "executor_cores": 2, "num_executors": 3}, 6),
+    ],
+)
+def test_cores_are_what_the_executors_have_together(arguments, cores):
+    assert TrustedSparkSubmitOperator(**STEP, sql="SELECT 1", **arguments).limits.cores == cores
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"cores": 2, "total_executor_cores": 4}, "cores = 2 and total_executor_cores = 4"),
+        ({"cores": 3, "num_executors": 2, "executor_cores": 2}, "num_executors x executor_cores = 4"),
+        ({"executor_cores": 0}, "wanted whole numbers above 0"),
+        ({"executor_memory": "some"}, "memory is 'some'"),
+        ({"env_vars": {"spark.sql.ansi.enabled": "true"}}, "env_vars has the setting"),
+    ],
+)
+def test_limits_that_contradict_themselves_are_refused(arguments, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        TrustedSparkSubmitOperator(**STEP, sql="SELECT 1", **arguments)
+
+
+def test_settings_are_spelled_as_spark_reads_them_and_stand_beside_variables():
+    step = TrustedSparkSubmitOperator(
+        **STEP,
+        sql="SELECT 1",
+        conf={"spark.sql.ansi.enabled": False, "spark.sql.shuffle.partitions": 8},
+        env_vars={"REGION": "north"},
+        name="nightly",
+        verbose=True,
+    )
+    assert step.environment == {
+        "spark.sql.ansi.enabled": "false",
+        "spark.sql.shuffle.partitions": "8",
+        "spark.app.name": "nightly",
+        "spark.log.level": "INFO",
+        "REGION": "north",
+    }
+
+
+def test_other_files_lie_beside_the_application_and_are_approved_like_code(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    for name in ("count.py", "tools.py", "more.py", "rates.json"):
+        (tmp_path / "jobs" / name).write_bytes(name.encode())
+    step = application(tmp_path, py_files="jobs/tools.py, jobs/more.py", files=["jobs/rates.json"])
+    assert list(step.code_files()) == ["count.py", "tools.py", "more.py", "rates.json"]
+    compiled = step.compiled_step(params={}, inputs=(), gates=(), log_recipients=())
+    assert compiled.code["rates.json"] == digest_bytes(b"rates.json")
+
+
+def test_a_query_may_lie_in_a_file_beside_the_dag(tmp_path):
+    (tmp_path / "report.sql").write_text("SELECT 1 AS one")
+    dag = nightly(sql="report.sql")
+    dag.fileloc = str(tmp_path / "dag.py")
+    step = dag.get_task("count")
+    assert step.code_files() == {"report.sql": b"SELECT 1 AS one"}
+    assert step.argv() == ("report.sql",)
+    (tmp_path / "report.sql").write_text("SELECT '{{ ds }}'")
+    with pytest.raises(ConfigurationError, match="template"):
+        step.code_files()
 
 
 @pytest.mark.parametrize(("memory", "mebibytes"), [("2g", 2048), ("1500m", 1500)])

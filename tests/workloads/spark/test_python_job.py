@@ -23,7 +23,7 @@ from tests.support.spark_jobs import JobWorld
 PROGRAM = """
 import sys
 
-from ppml_airflow.workloads.spark.api import disclose, inputs, params, write
+from ppml_airflow.workloads.spark.api import disclose, inputs, params, session, write
 from helpers import shout
 
 OUTPUTS = {"report": {"plan": "string", "visits": "bigint"}}
@@ -33,7 +33,7 @@ sign = sys.argv[1]
 visits = inputs["visits"].where(inputs["visits"]["day"] >= params["since"])
 report = visits.rdd.map(lambda row: (shout(row["plan"], sign), row["n"])).toDF(["plan", "n"])
 report = report.groupBy("plan").sum("n").toDF("plan", "visits").orderBy("plan")
-disclose("plans", report.count())
+disclose("plans", session().sql("SELECT count(DISTINCT plan) AS plans FROM visits").first()["plans"])
 write("report", report)
 """
 HELPERS = "def shout(text, sign):\n    return text.upper() + sign\n"
@@ -129,6 +129,16 @@ FAILURES = {
         "write('report', inputs['visits'].selectExpr('string(CAST(plan AS int)) AS plan'))",
         "cast_error",
         "CAST_INVALID_INPUT",
+    ),
+    "a column that its input does not have": (
+        "write('report', session().sql('SELECT plans AS plan FROM visits'))",
+        "input_mismatch",
+        "plans",
+    ),
+    "a table that is not granted": (
+        "write('report', session().sql('SELECT plan FROM secrets'))",
+        "input_mismatch",
+        "secrets",
     ),
     "no output": ("pass", "output_mismatch", "report"),
     "other columns": ("write('report', inputs['visits'].select('n'))", "output_mismatch", "declared are"),
