@@ -13,7 +13,7 @@ import logging
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from ppml_airflow import canonical
 from ppml_airflow.agent.journal import Journal, Unfinished
 from ppml_airflow.agent.runs import VerifiedRun, own_certificates
-from ppml_airflow.agent.settings import Seal, Settings
+from ppml_airflow.agent.settings import Seal, Settings, source_of
 from ppml_airflow.agent.tasks import Progress
+from ppml_airflow.domain.documents import ParamValue
 from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError, VerificationError
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.messages import Published
@@ -73,7 +74,7 @@ class Owner:
             published = broker.sealed_for_run(verified.run.run_id, dataset)
             if published is not None:
                 return _require_verified(published, verified=verified, dataset=dataset)
-            source = _open(entry, progress=progress)
+            source = _open(entry, params=verified.run.params, progress=progress)
             for _ in range(MAX_RACES):
                 sealed = self._seal_next(source, dataset=dataset, verified=verified)
                 answer = self._publish(sealed, broker=broker)
@@ -183,12 +184,13 @@ def _head(envelope: Envelope | None, *, dataset: str) -> tuple[int, Digest | Non
     return manifest.version, envelope.digest
 
 
-def _open(entry: Seal, *, progress: Progress) -> TableSource | FilesSource:
-    if is_table(entry.source):
-        return _watched(open_source(entry.source, expected=entry.columns), progress=progress)
+def _open(entry: Seal, *, params: Mapping[str, ParamValue], progress: Progress) -> TableSource | FilesSource:
+    source = source_of(entry, params=params)
+    if is_table(source):
+        return _watched(open_source(source, expected=entry.columns), progress=progress)
     if entry.columns:
-        raise ConfigurationError(f"source {entry.source} is no table, but agent.yaml names columns of it")
-    return open_files_source(entry.source)
+        raise ConfigurationError(f"source {source} is no table, but agent.yaml names columns of it")
+    return open_files_source(source)
 
 
 def _watched(source: TableSource, *, progress: Progress) -> TableSource:

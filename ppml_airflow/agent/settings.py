@@ -7,6 +7,7 @@ learnt from the broker. Relative paths are relative to the file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ppml_airflow import canonical
-from ppml_airflow.domain.documents import Domain
+from ppml_airflow.domain.documents import Domain, ParamValue
 from ppml_airflow.errors import ConfigurationError, MalformedInputError
 from ppml_airflow.protocol.client import endpoint
 from ppml_airflow.sealing.columns import simple_type
@@ -27,6 +28,8 @@ from ppml_airflow.yaml_files import load_yaml
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 _Pipelines = Annotated[list[_Name], Field(min_length=1)]
+_PARAM = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _Text = Annotated[str, Field(min_length=1)]
 
 
@@ -36,6 +39,7 @@ class Seal:
 
     name: str
     source: Path
+    """`{name}` in it stands for the run's param of that name: see `source_of`."""
     dataset: str
     pipelines: frozenset[str]
     columns: tuple[Column, ...]
@@ -159,6 +163,36 @@ def load_settings(path: Path) -> Settings:
             for name, entry in file.delivers.items()
         },
     )
+
+
+def source_of(entry: Seal, *, params: Mapping[str, ParamValue]) -> Path:
+    """The source for a run with these params: each `{name}` in its path is replaced by the param of that name.
+
+    A value takes the place of a part of a file name and never of a folder's way: nothing with a slash or a leading dot
+    (attack: a param that climbs out of what the owner wrote in his map).
+
+    Raises:
+        ConfigurationError: the run has no such param, its value cannot be part of a name, or nothing is there.
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        value = str(params.get(match[1], ""))
+        if not _PART_OF_A_NAME.fullmatch(value):
+            raise ConfigurationError(
+                f"source of {entry.name} wants param {match[1]} as part of its path; the run has {value[:60]!r}",
+                code="source_param",
+                hint="letters, digits and -_. make a part of a file name",
+            )
+        return value
+
+    source = Path(_PARAM.sub(value_of, str(entry.source)))
+    if source != entry.source and not source.exists():
+        raise ConfigurationError(
+            f"source {source} is not there for the params of this run",
+            code="source_missing",
+            hint=f"its owner makes it; or choose other params than {', '.join(_PARAM.findall(str(entry.source)))}",
+        )
+    return source
 
 
 def _address(address: str, *, folder: Path) -> str:

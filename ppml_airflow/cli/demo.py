@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import click
 import yaml
@@ -26,7 +28,8 @@ from ppml_airflow.cli.image import ensure_images
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_simulated_domain
 from ppml_airflow.cli.sources import demo_source
-from ppml_airflow.domain.documents import Approval, Run
+from ppml_airflow.domain.documents import Approval, ParamValue, Run
+from ppml_airflow.domain.params import check_params
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.provenance.passport import parse_passport
 from ppml_airflow.sealing.sources import is_table, open_files_source, open_source
@@ -49,10 +52,10 @@ _TABLE = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,99}$")
 def demo(*, dag_id: str, conf: str | None, sources: tuple[str, ...], sql: Path | None) -> None:
     """Run a shipped pipeline once, in a simulated domain."""
     home, say = Home.default(), acting.StageClock()
-    _check_params(conf)
+    params = parse_params(conf or "{}")
     given = dict(map(parse_source, sources))
     with acting.alone(home, say=say):
-        passport, approval, succeeded = _run(home, dag_id=dag_id, conf=conf, given=given, sql=sql, say=say)
+        passport, approval, succeeded = _run(home, dag_id=dag_id, params=params, given=given, sql=sql, say=say)
         if not succeeded:
             if passport is not None:
                 acting.print_passport(home, passport=passport)
@@ -65,20 +68,27 @@ def demo(*, dag_id: str, conf: str | None, sources: tuple[str, ...], sql: Path |
 
 
 def _run(
-    home: Home, *, dag_id: str, conf: str | None, given: Mapping[str, Path], sql: Path | None, say: acting.Say
+    home: Home, *, dag_id: str, params: Mapping[str, Any], given: Mapping[str, Path], sql: Path | None, say: acting.Say
 ) -> tuple[Path | None, Approval, bool]:
     for name, path in given.items():
         check_source(path)
         say(f"source {name}: {path}")
     dag_file = lay_dag(home, dag_id=dag_id, tables=given, sql=sql)
     owner, compiled = _prepare(home, dag_file=dag_file, dag_id=dag_id, say=say)
-    sources = choose_sources(home, given=given, datasets=sealed_datasets(compiled))
+    sources = choose_sources(
+        home, given=given, datasets=sealed_datasets(compiled), params=source_params(compiled, given=params)
+    )
     _, approval = acting.sign_approval(home, compiled=compiled, say=say)
     with acting.serving(home, owner=owner, approval=approval, sources=sources) as stack:
         say("quoting service, broker, owner's agent and recipient's agent are ready")
         moment = datetime.now(UTC).replace(microsecond=0)
         succeeded = airflow_processes.test_dag(
-            home, dag_id=dag_id, moment=moment, conf=conf, broker=stack.broker_socket, say=say
+            home,
+            dag_id=dag_id,
+            moment=moment,
+            conf=json.dumps(params) if params else None,
+            broker=stack.broker_socket,
+            say=say,
         )
         say(f"the DAG run {'succeeded' if succeeded else 'failed'}")
     return find_passport(home, dag_id=dag_id, moment=moment), approval, succeeded
@@ -132,8 +142,14 @@ def check_source(path: Path) -> None:
         pass
 
 
-def choose_sources(home: Home, *, given: Mapping[str, Path], datasets: list[str]) -> dict[str, Path]:
-    """The file of each dataset that the owner's agent seals: the one given, else the demo's own.
+def choose_sources(
+    home: Home,
+    *,
+    given: Mapping[str, Path],
+    datasets: list[str],
+    params: Mapping[str, ParamValue] = MappingProxyType({}),
+) -> dict[str, Path]:
+    """The file of each dataset that the owner's agent seals: the one given, else the demo's own for these params.
 
     Raises:
         ConfigurationError: a dataset has neither, or a file is for none.
@@ -144,7 +160,9 @@ def choose_sources(home: Home, *, given: Mapping[str, Path], datasets: list[str]
                 f"source {name} is none of this pipeline's inputs: {', '.join(datasets) or 'none'}"
             )
     folder = home.agent("owner") / "sources"
-    return {name: given[name] if name in given else demo_source(name, folder=folder) for name in datasets}
+    return {
+        name: given[name] if name in given else demo_source(name, folder=folder, params=params) for name in datasets
+    }
 
 
 def shipped_dags() -> list[str]:
@@ -200,12 +218,29 @@ def _ask(question: Path, *, tables: Mapping[str, Path], sql: Path | None) -> str
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def _check_params(conf: str | None) -> None:
-    if conf is None:
-        return
+def parse_params(conf: str) -> Mapping[str, Any]:
+    """The params of a run, as JSON on the command line.
+
+    Raises:
+        ConfigurationError: not a JSON object.
+    """
     try:
         value = json.loads(conf)
     except ValueError as error:
         raise ConfigurationError(f"--conf is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ConfigurationError("--conf is not a JSON object of params")
+    return value
+
+
+def source_params(approval: Approval, *, given: Mapping[str, Any]) -> Mapping[str, ParamValue]:
+    """The params by which sources are chosen; the defaults where what was given will be refused."""
+    try:
+        return check_params(approval, given={name: _spelled(value) for name, value in given.items()})
+    except PolicyDeniedError:
+        return check_params(approval, given={})
+
+
+def _spelled(value: Any) -> ParamValue:
+    """A float as the decimal that it is written as."""
+    return value if isinstance(value, bool | int) else str(value)

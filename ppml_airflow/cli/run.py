@@ -6,7 +6,6 @@ The same agents, gates, enclave, broker and passport as a nightly run; only the 
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,13 +20,13 @@ from ppml_airflow import canonical
 from ppml_airflow.cli import acting
 from ppml_airflow.cli.agents import delivery_sinks, sealed_datasets, source_in_file
 from ppml_airflow.cli.compile import code_folder, compile_dag, load_code
-from ppml_airflow.cli.demo import check_source, choose_sources, parse_source
+from ppml_airflow.cli.demo import check_source, choose_sources, parse_params, parse_source, source_params
 from ppml_airflow.cli.home import Home, write_private
 from ppml_airflow.cli.image import ensure_images
 from ppml_airflow.cli.simulated import airflow_token, ensure_simulated_domain
 from ppml_airflow.domain.documents import Approval, Step
 from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
-from ppml_airflow.errors import ConfigurationError, PpmlError
+from ppml_airflow.errors import PpmlError
 from ppml_airflow.protocol.agents import run_agent_task
 from ppml_airflow.protocol.client import BrokerClient, JsonClient
 from ppml_airflow.protocol.launches import GuestEvent
@@ -69,8 +68,8 @@ def run_file(
     ensure_images(home, owner=owner, approval=compiled, say=say)
     datasets = sealed_datasets(compiled)
     known = {dataset: source_in_file(home, dataset) for dataset in datasets}
-    chosen = {dataset: path for dataset, path in known.items() if path is not None} | dict(given)
-    sources = choose_sources(home, given=chosen, datasets=datasets)
+    chosen = {dataset: path for dataset, path in known.items() if path is not None and path.exists()} | dict(given)
+    sources = choose_sources(home, given=chosen, datasets=datasets, params=source_params(compiled, given=params))
     _, approval = acting.sign_approval(home, compiled=compiled, say=say)
     with (
         acting.serving(home, owner=owner, approval=approval, sources=sources) as stack,
@@ -183,10 +182,4 @@ def _store_passport(home: Home, *, broker: BrokerClient, run_id: str) -> Path:
 
 
 def _params(conf: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(conf)
-    except ValueError as error:
-        raise ConfigurationError(f"--conf is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigurationError("--conf is not a JSON object of params")
-    return {name: str(item) if isinstance(item, float) else item for name, item in value.items()}
+    return {name: str(item) if isinstance(item, float) else item for name, item in parse_params(conf).items()}

@@ -4,6 +4,7 @@
 insurance plan, named by what its two columns say. Source: statsmodels.datasets.randhie, public domain.
 `tumours`: Breast Cancer Wisconsin (Diagnostic), 569 tumours, 30 measures each, and whether they are malignant.
 `digits`: 1,797 handwritten digits, 64 pixels each. Source of both: sklearn.datasets, from UCI, CC BY 4.0.
+The eight tables of TPC-H: see `tpch_tables`.
 """
 
 from __future__ import annotations
@@ -12,16 +13,24 @@ import csv
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ppml_airflow.cli import tpch_tables
+from ppml_airflow.domain.documents import ParamValue
 from ppml_airflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def demo_source(dataset: str, *, folder: Path) -> Path:
+def demo_source(dataset: str, *, folder: Path, params: Mapping[str, ParamValue] = MappingProxyType({})) -> Path:
     """The demo's own source of a dataset, written if it is not there yet: whole or not at all.
+
+    Args:
+        dataset: which.
+        folder: where the demo's sources lie.
+        params: of the run; `{name}` in a source's path stands for one, there and in the owner's agent.
 
     Raises:
         ConfigurationError: the demo has none, or the package that carries it is not installed.
@@ -29,10 +38,16 @@ def demo_source(dataset: str, *, folder: Path) -> Path:
     if dataset not in SOURCES:
         raise ConfigurationError(f"dataset {dataset} has no source", hint=f"give --source {dataset}=FILE")
     name, write = SOURCES[dataset]
-    path = folder / name
+    try:
+        path = folder / name.format(**params)
+    except KeyError as error:
+        raise ConfigurationError(
+            f"the demo's own source of {dataset} wants the param {error.args[0]}",
+            hint=f"give --source {dataset}=FILE, or declare the param as dags/tpch.py does",
+        ) from error
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}")
         try:
             write(draft)
         except ImportError as error:
@@ -40,7 +55,7 @@ def demo_source(dataset: str, *, folder: Path) -> Path:
                 f"{error.name} is not installed", hint="pip install 'ppml-airflow[demo]'"
             ) from error
         draft.rename(path)
-    return path
+    return folder / name
 
 
 def plan_name(coinsurance: int, *, has_deductible: bool) -> str:
@@ -87,6 +102,7 @@ def _write_digits(path: Path) -> None:
 
 
 SOURCES: Mapping[str, tuple[str, Callable[[Path], None]]] = {
+    **{table: (tpch_tables.path_of(table), tpch_tables.write) for table in tpch_tables.TABLES},
     "digits": ("digits.csv", _write_digits),
     "plans": ("plans.csv", _write_plans),
     "tumours": ("tumours.csv", _write_tumours),

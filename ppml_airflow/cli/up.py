@@ -18,7 +18,7 @@ import click
 from ppml_airflow.cli import acting, airflow_processes
 from ppml_airflow.cli.agents import delivery_sinks, pipelines_in_files, sealed_datasets, write_agent_files
 from ppml_airflow.cli.compile import compile_dag
-from ppml_airflow.cli.demo import choose_sources, lay_dag, shipped_dags
+from ppml_airflow.cli.demo import choose_sources, lay_dag, shipped_dags, source_params
 from ppml_airflow.cli.home import Home
 from ppml_airflow.cli.image import ensure_image
 from ppml_airflow.cli.owner import Owner
@@ -85,7 +85,9 @@ def _lay_shipped(home: Home, *, stack: Stack) -> None:
                 home,
                 broker=stack.broker_socket,
                 pipeline=dag_id,
-                sources=choose_sources(home, given={}, datasets=sealed_datasets(compiled)),
+                sources=choose_sources(
+                    home, given={}, datasets=sealed_datasets(compiled), params=source_params(compiled, given={})
+                ),
                 sinks=delivery_sinks(home, approval=compiled),
             )
 
