@@ -1,6 +1,7 @@
 """TPC-H on sealed tables, in one Spark session: a sealed table for each answer, the times, and a page with a chart.
 
-The outputs are the same whatever was chosen: the answer of a query that was not chosen has no rows.
+The outputs are the same whatever was chosen: the answer of a query that was not chosen has no rows. The queries lie in
+files beside this one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,70 @@ from report import page
 
 from ppml_airflow.workloads.spark.api import params, save_file, session, write
 
+INPUTS = {
+    "customer": {
+        "c_custkey": "bigint",
+        "c_name": "string",
+        "c_address": "string",
+        "c_nationkey": "bigint",
+        "c_phone": "string",
+        "c_acctbal": "decimal(15,2)",
+        "c_mktsegment": "string",
+        "c_comment": "string",
+    },
+    "lineitem": {
+        "l_orderkey": "bigint",
+        "l_partkey": "bigint",
+        "l_suppkey": "bigint",
+        "l_quantity": "decimal(15,2)",
+        "l_extendedprice": "decimal(15,2)",
+        "l_discount": "decimal(15,2)",
+        "l_tax": "decimal(15,2)",
+        "l_returnflag": "string",
+        "l_linestatus": "string",
+        "l_shipdate": "date",
+        "l_commitdate": "date",
+        "l_receiptdate": "date",
+        "l_shipinstruct": "string",
+        "l_shipmode": "string",
+    },
+    "nation": {"n_nationkey": "bigint", "n_name": "string", "n_regionkey": "bigint"},
+    "orders": {
+        "o_orderkey": "bigint",
+        "o_custkey": "bigint",
+        "o_orderstatus": "string",
+        "o_totalprice": "decimal(15,2)",
+        "o_orderdate": "date",
+        "o_orderpriority": "string",
+        "o_shippriority": "int",
+        "o_comment": "string",
+    },
+    "part": {
+        "p_partkey": "bigint",
+        "p_name": "string",
+        "p_mfgr": "string",
+        "p_brand": "string",
+        "p_type": "string",
+        "p_size": "int",
+        "p_container": "string",
+    },
+    "partsupp": {
+        "ps_partkey": "bigint",
+        "ps_suppkey": "bigint",
+        "ps_availqty": "int",
+        "ps_supplycost": "decimal(15,2)",
+    },
+    "region": {"r_regionkey": "bigint", "r_name": "string"},
+    "supplier": {
+        "s_suppkey": "bigint",
+        "s_name": "string",
+        "s_address": "string",
+        "s_nationkey": "bigint",
+        "s_phone": "string",
+        "s_acctbal": "decimal(15,2)",
+        "s_comment": "string",
+    },
+}
 OUTPUTS = {
     "tpch_q01": {
         "l_returnflag": "string",

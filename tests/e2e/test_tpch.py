@@ -1,0 +1,95 @@
+"""TPC-H from seal to answer: 22 of 22 are what DuckDB answers on the files that were sealed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.support import tpch
+from tests.support.commands import Commands, processes_of
+from tests.support.spark_guests import CHECKOUT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def ppml() -> Iterator[Commands]:
+    home = Path(tempfile.mkdtemp(prefix="ppml-"))
+    image = Path(os.environ.get("PPML_HOME", CHECKOUT / ".ppml")) / "images" / "spark"
+    if image.is_dir():
+        shutil.copytree(image, home / "images" / "spark", symlinks=True)
+    yield Commands(home)
+    left = processes_of(home)
+    shutil.rmtree(home, ignore_errors=True)
+    assert left == []
+
+
+def opened(ppml: Commands, output: str) -> Path:
+    return ppml.home / "agents" / "recipient" / "opened" / output
+
+
+def tables(ppml: Commands, scale_factor: str) -> Path:
+    return ppml.home / "agents" / "owner" / "sources" / f"tpch-{scale_factor}"
+
+
+def run(ppml: Commands, *command: str, **params: object) -> str:
+    said = ppml(*command, "--conf", json.dumps(params)).stdout
+    verify = next(line for line in said.splitlines() if line.startswith("verify: ")).removeprefix("verify: ")
+    assert subprocess.run(shlex.split(verify), check=False, capture_output=True).returncode == 0
+    return said
+
+
+def wrong_answers(ppml: Commands, scale_factor: str) -> dict[str, list[str]]:
+    """Each answer that differs from DuckDB's, and how."""
+    database = tpch.database(tables(ppml, scale_factor))
+    found = {
+        query: tpch.differences(
+            tpch.opened_answer(opened(ppml, f"tpch_{query}.csv")), database.sql(tpch.query_text(query)).fetchall()
+        )
+        for query in tpch.QUERIES
+    }
+    return {query: differences for query, differences in found.items() if differences}
+
+
+def test_22_of_22_answers_are_duckdbs_and_each_has_its_time(ppml: Commands) -> None:
+    run(ppml, "demo", "--dag", "tpch", scale_factor="0.01")
+    assert wrong_answers(ppml, "0.01") == {}
+    timings = duckdb.sql(f"FROM read_csv('{opened(ppml, 'tpch_timings.csv')}')").fetchall()
+    assert [(query, number) for query, number, _ in timings] == [(query, 1) for query in tpch.QUERIES]
+    assert all(seconds > 0 for _, _, seconds in timings)
+    report = (opened(ppml, "tpch_report") / "report.html").read_text()
+    assert "TPC-H, scale factor 0.01" in report
+    assert report.count("<rect") == 22
+
+
+def test_a_table_that_lacks_a_column_ends_the_run_before_any_key(ppml: Commands, tmp_path: Path) -> None:
+    source, cut = tables(ppml, "0.01") / "nation.parquet", tmp_path / "nation.parquet"
+    duckdb.sql(f"COPY (SELECT * EXCLUDE (n_name) FROM '{source}') TO '{cut}' (FORMAT parquet)")  # noqa: S608
+    failed = ppml("demo", "--dag", "tpch", "--source", str(cut), expect=1)
+    assert "input nation has no column n_name" in failed.stdout
+    assert "result:" not in failed.stdout
+
+
+@pytest.mark.slow
+def test_22_of_22_answers_are_duckdbs_at_scale_factor_a_tenth_in_the_last_of_two_passes(ppml: Commands) -> None:
+    run(ppml, "run", str(ppml.home / "dags" / "tpch.py"), scale_factor="0.1", passes=2)
+    assert wrong_answers(ppml, "0.1") == {}
+    timings = duckdb.sql(f"FROM read_csv('{opened(ppml, 'tpch_timings.csv')}')").fetchall()
+    assert [(query, number) for query, number, _ in timings] == [(q, n) for n in (1, 2) for q in tpch.QUERIES]
+
+
+@pytest.mark.slow
+def test_one_chosen_query_leaves_the_other_answers_without_rows(ppml: Commands) -> None:
+    run(ppml, "run", str(ppml.home / "dags" / "tpch.py"), query="q06")
+    wanted = tpch.database(tables(ppml, "0.01")).sql(tpch.query_text("q06")).fetchall()
+    assert tpch.differences(tpch.opened_answer(opened(ppml, "tpch_q06.csv")), wanted) == []
+    assert tpch.opened_answer(opened(ppml, "tpch_q01.csv")) == []
