@@ -90,7 +90,7 @@ def total_cores(cores: int | None, *, executor: int | None, executors: int | Non
         "num_executors x executor_cores": product,
     }
     said = {name: value for name, value in given.items() if value is not None}
-    if any(value < 1 for value in (cores, executor, executors, total) if value is not None):
+    if any(value < 1 for value in (executor, executors, total) if value is not None):
         raise ConfigurationError(f"cores are {said}; wanted whole numbers above 0")
     if len(set(said.values())) > 1:
         raise ConfigurationError(

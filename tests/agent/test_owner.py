@@ -473,3 +473,39 @@ def test_sweep_leaves_what_others_made(folder: Path, owners: Owners, broker: Fak
         pass
     assert (place / "manifest.json").exists()
     assert Journal(folder / "state").unfinished() == []
+
+
+# ---------------------------------------------------------------- a source that depends on the run
+
+SEAL_BY_YEAR = "  visits: {source: 'visits-{year}.csv', dataset: visits, pipelines: [nightly]}\n"
+
+
+def open_run_of(year: object, *, owners: Owners, broker: FakeBroker) -> str:
+    return broker.open_run(owners.run(params={"year": year}))
+
+
+def test_source_of_a_run_is_the_one_that_its_param_names(folder: Path, owners: Owners, broker: FakeBroker) -> None:
+    write_agent(folder, owners=owners, broker=broker.url, seals=SEAL_BY_YEAR)
+    (folder / "visits-2025.csv").write_text(VISITS)
+    (folder / "visits-2026.csv").write_text("person\n1\n")
+    sealed = perform(folder, open_run_of(2025, owners=owners, broker=broker))
+    assert [column.name for column in manifest_of(broker, sealed).columns] == ["person", "clinic", "cost"]
+
+
+@pytest.mark.parametrize("year", ["../visits", "/etc/passwd", ".", "..", "", "2025/x", "a b"])
+def test_param_cannot_climb_out_of_what_the_map_names(
+    year: str, folder: Path, owners: Owners, broker: FakeBroker
+) -> None:
+    write_agent(folder, owners=owners, broker=broker.url, seals=SEAL_BY_YEAR)
+    with pytest.raises(ConfigurationError) as refused:
+        perform(folder, open_run_of(year, owners=owners, broker=broker))
+    assert refused.value.code == "source_param"
+    assert lying(folder) == []
+
+
+def test_source_that_is_not_there_for_the_runs_param_is_named(folder: Path, owners: Owners, broker: FakeBroker) -> None:
+    write_agent(folder, owners=owners, broker=broker.url, seals=SEAL_BY_YEAR)
+    with pytest.raises(ConfigurationError, match=r"visits-1999\.csv is not there") as refused:
+        perform(folder, open_run_of(1999, owners=owners, broker=broker))
+    assert refused.value.code == "source_missing"
+    assert "other params than year" in refused.value.hint

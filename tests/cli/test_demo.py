@@ -113,6 +113,18 @@ def test_tables_to_train_on_have_numbers_and_a_label(home: Home, dataset: str, l
     assert all(math.isfinite(float(value)) for row in found for value in row.values())
 
 
+def test_a_source_that_depends_on_a_param_is_made_for_its_value(home: Home) -> None:
+    sources = choose_sources(home, given={}, datasets=["region"], params={"scale_factor": "0.02"})
+    assert sources["region"].parent.name == "tpch-{scale_factor}"
+    made = {path.parent.name for path in sources["region"].parent.parent.rglob("region.parquet")}
+    assert made == {"tpch-0.02", "tpch-0.01", "tpch-0.1"}
+
+
+def test_a_source_that_depends_on_a_param_which_the_dag_lacks_is_refused(home: Home) -> None:
+    with pytest.raises(ConfigurationError, match="source of region wants the param scale_factor"):
+        choose_sources(home, given={}, datasets=["region"])
+
+
 def test_a_table_without_a_file_is_refused(home: Home) -> None:
     with pytest.raises(ConfigurationError, match="--source sales=FILE"):
         choose_sources(home, given={}, datasets=["sales"])

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from ppml_airflow.domain.documents import Certificate, Domain, Role, Run
+from ppml_airflow.domain.documents import Certificate, Domain, ParamValue, Role, Run
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import Envelope, PublicKey, SigningKey
 from ppml_airflow.units import Trust, format_instant
@@ -61,7 +61,9 @@ class Owners:
         self.certificates.append(self.root.sign(certificate))
         return certificate
 
-    def run(self, *, pipeline: str = "nightly", domain_id: str | None = None) -> Run:
+    def run(
+        self, *, pipeline: str = "nightly", domain_id: str | None = None, params: Mapping[str, ParamValue] | None = None
+    ) -> Run:
         """A new run, not signed yet."""
         now = format_instant(datetime.now(UTC))
         return Run(
@@ -70,7 +72,7 @@ class Owners:
             approval="sha256:" + "0" * 64,
             pipeline=pipeline,
             slot=now,
-            params={},
+            params=params or {},
             epoch=0,
             opened=now,
             claimed={"dag_id": pipeline, "run_id": "manual"},
