@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ppml_airflow.operators.decrypt import DecryptOperator
     from ppml_airflow.operators.encrypt import EncryptOperator
     from ppml_airflow.operators.hook import PpmlHook
+    from ppml_airflow.operators.inference import EnclaveInferenceOperator
     from ppml_airflow.operators.passport import PassportOperator
     from ppml_airflow.operators.python import TrustedPythonOperator
     from ppml_airflow.operators.sensors import AttestationSensor
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttestationSensor",
     "DecryptOperator",
+    "EnclaveInferenceOperator",
     "EncryptOperator",
     "PassportOperator",
     "PpmlHook",
@@ -27,6 +29,7 @@ __all__ = [
 _MODULES = {
     "AttestationSensor": "sensors",
     "DecryptOperator": "decrypt",
+    "EnclaveInferenceOperator": "inference",
     "EncryptOperator": "encrypt",
     "PassportOperator": "passport",
     "PpmlHook": "hook",

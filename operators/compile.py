@@ -76,8 +76,17 @@ def main(
     sys.stdout.buffer.write(canonical.encode(approval))
 
 
+SEALERS = ".agents.json"
+"""Which agent seals which dataset; no step can be called so."""
+
+
 def write_code(dag: DAG, *, approval: Approval, folder: Path) -> None:
-    """Write the code that an approval names, for its owner to read."""
+    """Write the code that an approval names, for its owner to read, and which agent seals which dataset."""
+    from ppml_airflow.operators.encrypt import EncryptOperator
+
+    sealers = {task.dataset: task.agent for task in dag.tasks if isinstance(task, EncryptOperator)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SEALERS).write_bytes(canonical.encode(sealers))
     for step in approval.steps:
         operator = cast("EnclaveOperator", dag.task_dict[step.name])
         (folder / step.name).mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ class EnclaveInferenceOperator(EnclaveOperator):
         results: column of the output -> (tensor, kind). Kinds: `argmax`, `max` and `label` of a row; `array<float>` and
             its like for a whole row; `float`, `bigint` and their like for the only value of a row.
         keep: columns of the data that the output has, too, before the results.
+        at_least: result -> param of the DAG: rows below it are left out.
         model_file: the model's file in its folder.
         labels_file: a text file in the same folder, for `label`: a line per position.
         batch_rows: rows that the model gets at a time, unless it has a fixed number.
@@ -37,6 +38,7 @@ class EnclaveInferenceOperator(EnclaveOperator):
         features: Mapping[str, Sequence[str]],
         results: Mapping[str, tuple[str, str]],
         keep: Sequence[str] = (),
+        at_least: Mapping[str, str] | None = None,
         model_file: str = "model.onnx",
         labels_file: str | None = None,
         batch_rows: int = 256,
@@ -58,6 +60,7 @@ class EnclaveInferenceOperator(EnclaveOperator):
                 {"column": column, "tensor": tensor, "kind": kind} for column, (tensor, kind) in results.items()
             ],
             "keep": list(keep),
+            "at_least": dict(at_least or {}),
             "batch_rows": batch_rows,
         }
         try:

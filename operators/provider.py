@@ -9,6 +9,7 @@ _FIELDS = {
     "storage": "Folder of the sealed datasets",
     "quoting": "Socket of the quoting service (process runtime)",
     "owner_agent": "Address of the owner's agent",
+    "model_owner_agent": "Address of a second owner's agent, if there is one",
     "recipient_agent": "Address of the recipient's agent",
     "passports": "Folder of the passports",
     "patience_s": "Seconds to wait for a service that does not answer",

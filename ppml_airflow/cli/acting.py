@@ -62,18 +62,27 @@ def alone(home: Home, *, say: Say) -> Iterator[None]:
         yield
 
 
-def sign_approval(home: Home, *, compiled: Approval, say: Say) -> tuple[Envelope, Approval]:
-    """Sign what was compiled, as owner of the simulated domain, unless exactly that is in force.
+def sign_approval(
+    home: Home, *, compiled: Approval, sealers: Mapping[str, str] | None = None, say: Say
+) -> tuple[Envelope, Approval]:
+    """Sign what was compiled, as every owner of the simulated domain, unless exactly that is in force.
+
+    Args:
+        home: whose domain it is.
+        compiled: the unsigned approval.
+        sealers: input -> agent that seals it; the owner's if not named.
+        say: takes a line per stage.
 
     Raises:
         PolicyDeniedError: the domain is not simulated.
     """
     owner = require_simulated(home)
     now = datetime.now(UTC)
-    for line in ensure_certified(home, owner=owner, approval=compiled, now=now):
+    for line in ensure_certified(home, owner=owner, approval=compiled, sealers=sealers, now=now):
         say(line)
     in_force = owner.approval_in_force(compiled.pipeline)
-    acting = f"acting as owner of the SIMULATED domain {owner.domain.name}"
+    roots = len(owner.domain.roots)
+    acting = f"acting as {'owner' if roots == 1 else f'all {roots} owners'} of the SIMULATED domain {owner.domain.name}"
     if in_force is not None and _says_the_same(in_force[1], compiled, now=now):
         say(f"{acting}: the approval of {compiled.pipeline} in force covers this, {in_force[0].digest}")
         return in_force
@@ -84,14 +93,22 @@ def sign_approval(home: Home, *, compiled: Approval, say: Say) -> tuple[Envelope
 
 
 @contextmanager
-def serving(home: Home, *, owner: Owner, approval: Approval, sources: Mapping[str, Path]) -> Iterator[Stack]:
+def serving(
+    home: Home,
+    *,
+    owner: Owner,
+    approval: Approval,
+    sources: Mapping[str, Path],
+    sealers: Mapping[str, str] | None = None,
+) -> Iterator[Stack]:
     """Have the services know this pipeline while the block runs: agents' maps, everything that the owner signed.
 
     Args:
         home: whose services; those that run already are used, others end with the block.
         owner: of the domain.
         approval: of the pipeline.
-        sources: the file of each dataset that the owner's agent seals.
+        sources: the file of each dataset that an agent seals.
+        sealers: dataset -> agent that seals it; the owner's if not named.
     """
     stack = Stack(home)
     was_running = stack.is_running()
@@ -101,6 +118,7 @@ def serving(home: Home, *, owner: Owner, approval: Approval, sources: Mapping[st
         pipeline=approval.pipeline,
         sources=sources,
         sinks=delivery_sinks(home, approval=approval),
+        sealers=sealers,
     )
     with stack.attached():
         if was_running:

@@ -12,11 +12,45 @@ from typing import Any
 
 import yaml
 
+from ppml_airflow import canonical
 from ppml_airflow.cli.home import Home, private_folder, write_private
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.errors import ConfigurationError
 
-AGENTS = ("owner", "recipient")
+OWNER, MODEL_OWNER, RECIPIENT = "owner", "model_owner", "recipient"
+CODE_AGENTS = ".agents.json"
+"""Beside the code of a compiled pipeline: which agent its DAG has seal which dataset."""
+
+
+def agents_of(home: Home) -> tuple[str, ...]:
+    """The agents of a home. A second owner, who brings a model, is there in a joint domain only."""
+    return (*sealing_agents(home), RECIPIENT)
+
+
+def sealing_agents(home: Home) -> tuple[str, ...]:
+    """Those of them that seal."""
+    return (OWNER, MODEL_OWNER) if len(home.load_domain().roots) > 1 else (OWNER,)
+
+
+def load_sealers(code_folder: Path, *, home: Home) -> dict[str, str]:
+    """Which agent seals which dataset of a pipeline, as its DAG says; none where there is no such file.
+
+    Raises:
+        ConfigurationError: an agent that this home does not have.
+    """
+    try:
+        sealers = canonical.decode((code_folder / CODE_AGENTS).read_bytes(), into=dict[str, str])
+    except FileNotFoundError:
+        return {}
+    for dataset, agent in sealers.items():
+        if agent not in sealing_agents(home):
+            raise ConfigurationError(
+                f"dataset {dataset} is sealed by agent {agent}; this home has: {', '.join(sealing_agents(home))}",
+                code="no_agent",
+                hint="a second owner, model_owner, is in a joint domain:"
+                " PPML_HOME=FOLDER ppml domain create --owners 2 --threshold 2",
+            )
+    return sealers
 
 
 def sealed_datasets(approval: Approval) -> list[str]:
@@ -38,14 +72,18 @@ def delivery_sinks(home: Home, *, approval: Approval) -> dict[str, str]:
 
 
 def source_in_file(home: Home, dataset: str) -> Path | None:
-    """The source that the owner's agent has for a dataset, if it knows one."""
-    entry = _load(home, "owner").get("seals", {}).get(dataset)
-    return home.agent("owner") / entry["source"] if entry else None
+    """The source that an agent has for a dataset, if one knows it."""
+    for agent in sealing_agents(home):
+        entry = _load(home, agent).get("seals", {}).get(dataset)
+        if entry:
+            return home.agent(agent) / str(entry["source"])
+    return None
 
 
 def pipelines_in_files(home: Home) -> set[str]:
     """The pipelines for whose runs the agents have entries."""
-    entries = [*_load(home, "owner").get("seals", {}).values(), *_load(home, "recipient").get("delivers", {}).values()]
+    files = [_load(home, agent) for agent in agents_of(home)]
+    entries = [entry for file in files for verb in ("seals", "delivers") for entry in file.get(verb, {}).values()]
     return {pipeline for entry in entries for pipeline in entry["pipelines"]}
 
 
@@ -56,8 +94,9 @@ def write_agent_files(
     pipeline: str,
     sources: Mapping[str, Path],
     sinks: Mapping[str, str],
+    sealers: Mapping[str, str] | None = None,
 ) -> None:
-    """Write both agents' files.
+    """Write the agents' files.
 
     Args:
         home: where they lie.
@@ -65,16 +104,17 @@ def write_agent_files(
         pipeline: for whose runs the entries are.
         sources: dataset -> file or folder.
         sinks: output -> where the recipient's agent opens it (`delivery_sinks`).
+        sealers: dataset -> agent that seals it; the owner's if not named.
     """
-    seals = {
-        dataset: {"source": str(source.absolute()), "dataset": dataset, "pipelines": [pipeline]}
-        for dataset, source in sources.items()
-    }
+    seals: dict[str, dict[str, dict[str, Any]]] = {agent: {} for agent in sealing_agents(home)}
+    for dataset, source in sources.items():
+        entry = {"source": str(source.absolute()), "dataset": dataset, "pipelines": [pipeline]}
+        seals[(sealers or {}).get(dataset, OWNER)][dataset] = entry
     delivers = {dataset: {"sink": sink, "dataset": dataset, "pipelines": [pipeline]} for dataset, sink in sinks.items()}
     private_folder(home.agent("recipient") / "opened")
     for agent, key, verb, entries in (
-        ("owner", {"producer_key": "producer.pem"}, "seals", seals),
-        ("recipient", {"recipient_key": "recipient.key"}, "delivers", delivers),
+        *((agent, {"producer_key": "producer.pem"}, "seals", seals[agent]) for agent in seals),
+        (RECIPIENT, {"recipient_key": "recipient.key"}, "delivers", delivers),
     ):
         known = _load(home, agent).get(verb, {})
         file = {

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from ppml_airflow.cli.agents import AGENTS
+from ppml_airflow.cli.agents import agents_of
 from ppml_airflow.cli.home import Home, write_private
 from ppml_airflow.cli.processes import die_with_parent
 from ppml_airflow.cli.simulated import airflow_token
@@ -54,7 +54,7 @@ def connection(home: Home, *, broker: str) -> dict[str, Any]:
             "storage": str(home.storage),
             "quoting": str(home.socket("quoting")),
             "passports": str(home.passports),
-            **{f"{agent}_agent": f"unix:{home.socket(f'{agent}-agent')}" for agent in AGENTS},
+            **{f"{agent}_agent": f"unix:{home.socket(f'{agent}-agent')}" for agent in agents_of(home)},
         },
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from ppml_airflow import canonical
+from ppml_airflow.cli.agents import load_sealers
 from ppml_airflow.cli.compile import code_folder, load_code
 from ppml_airflow.cli.home import Home
 from ppml_airflow.cli.options import root_keys
@@ -47,7 +48,8 @@ def approve(file: Path, *, keys: tuple[Path, ...], yes: bool) -> None:
             f"Sign as owner of domain {owner.domain.name} (trust: {spell_trust(owner.domain.trust)})?", abort=True
         )
     if owner.domain.trust == "simulated":
-        for line in ensure_certified(home, owner=owner, approval=approval, now=datetime.now(UTC)):
+        sealers = load_sealers(code_folder(file), home=home)
+        for line in ensure_certified(home, owner=owner, approval=approval, sealers=sealers, now=datetime.now(UTC)):
             click.echo(line)
     envelope = owner.store_approval(payload)
     click.echo(f"signed: {envelope.digest}")

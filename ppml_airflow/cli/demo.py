@@ -21,7 +21,7 @@ import yaml
 
 from ppml_airflow import canonical
 from ppml_airflow.cli import acting, airflow_processes
-from ppml_airflow.cli.agents import sealed_datasets
+from ppml_airflow.cli.agents import agents_of, load_sealers, sealed_datasets
 from ppml_airflow.cli.compile import compile_dag
 from ppml_airflow.cli.home import Home, require_checkout, write_private
 from ppml_airflow.cli.image import ensure_images
@@ -35,6 +35,8 @@ from ppml_airflow.provenance.passport import parse_passport
 from ppml_airflow.sealing.sources import is_table, open_files_source, open_source
 from ppml_airflow.units import format_instant
 
+JOINT_DAGS = {"batch_inference": 2}
+"""Shipped DAGs whose inputs belong to several owners, and how many must sign."""
 _TABLE = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,99}$")
 
 
@@ -51,7 +53,8 @@ _TABLE = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,99}$")
 @click.option("--sql", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Another query.")
 def demo(*, dag_id: str, conf: str | None, sources: tuple[str, ...], sql: Path | None) -> None:
     """Run a shipped pipeline once, in a simulated domain."""
-    home, say = Home.default(), acting.StageClock()
+    say = acting.StageClock()
+    home = demo_home(Home.default(), dag_id=dag_id, say=say)
     params = parse_params(conf or "{}")
     given = dict(map(parse_source, sources))
     with acting.alone(home, say=say):
@@ -75,12 +78,13 @@ def _run(
         say(f"source {name}: {path}")
     dag_file = lay_dag(home, dag_id=dag_id, tables=given, sql=sql)
     owner, compiled = _prepare(home, dag_file=dag_file, dag_id=dag_id, say=say)
+    sealers = load_sealers(_code_folder(home, dag_id), home=home)
     sources = choose_sources(
         home, given=given, datasets=sealed_datasets(compiled), params=source_params(compiled, given=params)
     )
-    _, approval = acting.sign_approval(home, compiled=compiled, say=say)
-    with acting.serving(home, owner=owner, approval=approval, sources=sources) as stack:
-        say("quoting service, broker, owner's agent and recipient's agent are ready")
+    _, approval = acting.sign_approval(home, compiled=compiled, sealers=sealers, say=say)
+    with acting.serving(home, owner=owner, approval=approval, sources=sources, sealers=sealers) as stack:
+        say(f"quoting service, broker and the agents of {', '.join(agents_of(home))} are ready")
         moment = datetime.now(UTC).replace(microsecond=0)
         succeeded = airflow_processes.test_dag(
             home,
@@ -96,14 +100,15 @@ def _run(
 
 def _prepare(home: Home, *, dag_file: Path, dag_id: str, say: acting.Say) -> tuple[Owner, Approval]:
     """Compile, have Airflow's database and the images that the steps name."""
-    owner = ensure_simulated_domain(home, now=datetime.now(UTC))
+    owners = JOINT_DAGS.get(dag_id, 1)
+    owner = ensure_simulated_domain(home, now=datetime.now(UTC), owners=owners, threshold=owners)
     with ThreadPoolExecutor() as pool:
         database = pool.submit(airflow_processes.migrate, home, database="demo.db")
         compiled = compile_dag(
             dag_file,
             dag_id=dag_id,
             domain_id=owner.domain.domain_id,
-            code_folder=home.run / f"{dag_id}.code",
+            code_folder=_code_folder(home, dag_id),
             airflow_home=home.airflow,
             options=acting.COMPILE_OPTIONS,
         )
@@ -170,6 +175,25 @@ def shipped_dags() -> list[str]:
     return sorted(path.stem for path in (require_checkout() / "dags").glob("[a-z]*.py"))
 
 
+def dags_of(home: Home) -> list[str]:
+    """Those that the owners of this home's domain can run."""
+    owners = len(home.load_domain().roots)
+    return [dag_id for dag_id in shipped_dags() if JOINT_DAGS.get(dag_id, 1) <= owners]
+
+
+def demo_home(home: Home, *, dag_id: str, say: acting.Say) -> Home:
+    """The home in which a DAG is shown: this one, or, for a joint DAG, one of a joint domain below it.
+
+    Who may command an image is measured with it, so a domain of other owners has images, broker and agents of its own.
+    """
+    owners = JOINT_DAGS.get(dag_id, 1)
+    if owners == 1 or (home.domain_file.exists() and len(home.load_domain().roots) >= owners):
+        return home
+    joint = Home(home.path / "joint")
+    say(f"{dag_id} needs a joint domain of {owners} owners: PPML_HOME={joint.path}")
+    return joint
+
+
 def lay_dag(home: Home, *, dag_id: str, tables: Mapping[str, Path], sql: Path | None) -> Path:
     """Lay a shipped DAG where Airflow looks, with its job files, its question changed to these tables and this query.
 
@@ -190,6 +214,10 @@ def lay_dag(home: Home, *, dag_id: str, tables: Mapping[str, Path], sql: Path | 
     for path in (shipped / ".airflowignore", *sorted(beside), file):
         write_private(home.dags / path.relative_to(shipped), path.read_bytes())
     return home.dags / file.name
+
+
+def _code_folder(home: Home, dag_id: str) -> Path:
+    return home.run / f"{dag_id}.code"
 
 
 def find_passport(home: Home, *, dag_id: str, moment: datetime) -> Path | None:

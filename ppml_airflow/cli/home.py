@@ -62,7 +62,7 @@ class Home:
         return self.path / "broker"
 
     def agent(self, name: str) -> Path:
-        """The folder of the agent `owner` or `recipient`."""
+        """The folder of the agent `owner`, `model_owner` or `recipient`."""
         return self.path / "agents" / name
 
     @property

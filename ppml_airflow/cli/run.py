@@ -18,7 +18,7 @@ import msgspec
 
 from ppml_airflow import canonical
 from ppml_airflow.cli import acting
-from ppml_airflow.cli.agents import delivery_sinks, sealed_datasets, source_in_file
+from ppml_airflow.cli.agents import OWNER, delivery_sinks, load_sealers, sealed_datasets, source_in_file
 from ppml_airflow.cli.compile import code_folder, compile_dag, load_code
 from ppml_airflow.cli.demo import check_source, choose_sources, parse_params, parse_source, source_params
 from ppml_airflow.cli.home import Home, write_private
@@ -69,10 +69,11 @@ def run_file(
     datasets = sealed_datasets(compiled)
     known = {dataset: source_in_file(home, dataset) for dataset in datasets}
     chosen = {dataset: path for dataset, path in known.items() if path is not None and path.exists()} | dict(given)
+    sealers = load_sealers(code, home=home)
     sources = choose_sources(home, given=chosen, datasets=datasets, params=source_params(compiled, given=params))
-    _, approval = acting.sign_approval(home, compiled=compiled, say=say)
+    _, approval = acting.sign_approval(home, compiled=compiled, sealers=sealers, say=say)
     with (
-        acting.serving(home, owner=owner, approval=approval, sources=sources) as stack,
+        acting.serving(home, owner=owner, approval=approval, sources=sources, sealers=sealers) as stack,
         stack.broker(token=airflow_token(home)) as broker,
     ):
         passport = _run_pipeline(home, broker=broker, approval=approval, code=code, params=params, say=say)
@@ -127,7 +128,9 @@ def _run_pipeline(
 def _do_steps(
     home: Home, *, broker: BrokerClient, approval: Approval, run_id: str, code: Path, say: acting.Say
 ) -> None:
-    _ask_agent(home, "owner", verb="seal", names=sealed_datasets(approval), run_id=run_id, say=say)
+    sealers = load_sealers(code, home=home)
+    for name in sealed_datasets(approval):
+        _ask_agent(home, sealers.get(name, OWNER), verb="seal", names=[name], run_id=run_id, say=say)
     for step in ordered_steps(approval):
         files = load_code(code, step=step)
         roles: Sequence[Literal["preflight", "job"]] = ("preflight", "job") if "before" in step.gates else ("job",)

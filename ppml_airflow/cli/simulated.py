@@ -7,7 +7,7 @@ hardware trust. In production each party makes its own keys on its own machine, 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import ImageReference, Policy
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.broker.service.callers import Caller, hash_token
+from ppml_airflow.cli.agents import OWNER, sealing_agents
 from ppml_airflow.cli.home import Home, private_folder, write_private
 from ppml_airflow.cli.owner import CERTIFICATE_LIFETIME, Owner, root_key_files
 from ppml_airflow.domain.documents import Approval, Certificate, Domain
@@ -40,7 +41,8 @@ def ensure_simulated_domain(home: Home, *, now: datetime, owners: int = 1, thres
         _create_domain(home, owners=owners, threshold=threshold)
     owner = require_simulated(home)
     owner.certify(_signing_key(home.broker / "signing.pem").public, role="broker", subject="broker", now=now)
-    _signing_key(home.agent("owner") / "producer.pem")
+    for agent in sealing_agents(home):
+        _signing_key(home.agent(agent) / "producer.pem")
     _sealing_key(home.agent("recipient") / "recipient.key")
     _sealing_key(home.owner / "log.key")
     _ensure_keystore(home)
@@ -70,8 +72,17 @@ def require_simulated(home: Home) -> Owner:
     return owner
 
 
-def ensure_certified(home: Home, *, owner: Owner, approval: Approval, now: datetime) -> list[str]:
+def ensure_certified(
+    home: Home, *, owner: Owner, approval: Approval, sealers: Mapping[str, str] | None = None, now: datetime
+) -> list[str]:
     """Make and certify the keys that an approval names, and have its policies.
+
+    Args:
+        home: where the keys lie.
+        owner: signs.
+        approval: of the pipeline.
+        sealers: input -> agent that seals it, and whose key is certified for it; the owner's if not named.
+        now: the certificates' beginning.
 
     Returns:
         What was made, in words.
@@ -81,9 +92,11 @@ def ensure_certified(home: Home, *, owner: Owner, approval: Approval, now: datet
     outputs = {output.dataset for step in approval.steps for output in step.outputs}
     for dataset in sorted(inputs | outputs):
         ensure_dataset_key(home, owner=owner, dataset=dataset, now=now)
-    producer = _signing_key(home.agent("owner") / "producer.pem").public
-    if inputs - outputs:
-        owner.certify(producer, role="producer", subject="owner", datasets=inputs - outputs, now=now)
+    for agent in sealing_agents(home):
+        own = {dataset for dataset in inputs - outputs if (sealers or {}).get(dataset, OWNER) == agent}
+        if own:
+            producer = _signing_key(home.agent(agent) / "producer.pem").public
+            owner.certify(producer, role="producer", subject=agent, datasets=own, now=now)
     recipient = _sealing_key(home.agent("recipient") / "recipient.key").public
     for subject, datasets in _recipients(approval).items():
         owner.certify(recipient, role="recipient", subject=subject, datasets=datasets, now=now)

@@ -25,7 +25,7 @@ import yaml
 from ppml_airflow import canonical
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.cli import processes
-from ppml_airflow.cli.agents import AGENTS
+from ppml_airflow.cli.agents import agents_of
 from ppml_airflow.cli.home import Home, private_folder, write_private
 from ppml_airflow.cli.supervisor import GRACE_S, LOCK, SERVICES, Service
 from ppml_airflow.errors import ConfigurationError, UnavailableError
@@ -127,7 +127,7 @@ class Stack:
 
     def restart_agents(self) -> None:
         """Have the agents read their files again: the supervisor starts what ends."""
-        for agent in AGENTS:
+        for agent in agents_of(self.home):
             path = self.home.run / f"{agent}-agent.pid"
             before = _read_pid(path)
             if before is not None:
@@ -145,7 +145,7 @@ class Stack:
         domain_id = self.home.load_domain().domain_id
         self.wait_for(lambda: _connects(self.home.socket("quoting")), service="quoting")
         self.wait_for(lambda: _answers(self.broker_socket, "/ppml/v1/health", domain_id=domain_id), service="broker")
-        for agent in AGENTS:
+        for agent in agents_of(self.home):
             address = f"unix:{self.home.socket(f'{agent}-agent')}"
             self.wait_for(partial(_answers, address, "/v1/health", domain_id=domain_id), service=f"{agent}-agent")
 
@@ -159,7 +159,7 @@ class Stack:
 
 
 def core_services(home: Home) -> list[Service]:
-    """Quoting service, broker and both agents, their configuration written."""
+    """Quoting service, broker and agents, their configuration written."""
     write_broker_settings(home)
     quoting = ("--home", str(home.path), "--socket", str(home.socket("quoting")))
     return [
@@ -167,7 +167,7 @@ def core_services(home: Home) -> list[Service]:
         _service(home, "broker", "ppml_airflow.broker", "--config", str(home.broker / "broker.yaml")),
         *(
             _service(home, f"{name}-agent", "ppml_airflow.agent", "--config", str(home.agent(name) / "agent.yaml"))
-            for name in AGENTS
+            for name in agents_of(home)
         ),
     ]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import click
 
 from ppml_airflow.cli import acting, airflow_processes
-from ppml_airflow.cli.agents import delivery_sinks, pipelines_in_files, sealed_datasets, write_agent_files
+from ppml_airflow.cli.agents import delivery_sinks, load_sealers, pipelines_in_files, sealed_datasets, write_agent_files
 from ppml_airflow.cli.compile import compile_dag
-from ppml_airflow.cli.demo import choose_sources, lay_dag, shipped_dags, source_params
+from ppml_airflow.cli.demo import choose_sources, dags_of, lay_dag, source_params
 from ppml_airflow.cli.home import Home
 from ppml_airflow.cli.image import ensure_image
 from ppml_airflow.cli.owner import Owner
@@ -75,10 +75,11 @@ def _start(home: Home, *, stack: Stack, say: Callable[[str], None]) -> None:
 def _lay_shipped(home: Home, *, stack: Stack) -> None:
     """Lay the shipped DAGs and their agents' entries, unless `ppml demo` or a person has laid them already."""
     write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, sinks={})
-    for dag_id in shipped_dags():
+    shipped = dags_of(home)
+    for dag_id in shipped:
         if not (home.dags / f"{dag_id}.py").exists():
             lay_dag(home, dag_id=dag_id, tables={}, sql=None)
-    unknown = [dag_id for dag_id in shipped_dags() if dag_id not in pipelines_in_files(home)]
+    unknown = [dag_id for dag_id in shipped if dag_id not in pipelines_in_files(home)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for dag_id, compiled in zip(unknown, pool.map(partial(_compiled, home), unknown), strict=True):
             write_agent_files(
@@ -89,6 +90,7 @@ def _lay_shipped(home: Home, *, stack: Stack) -> None:
                     home, given={}, datasets=sealed_datasets(compiled), params=source_params(compiled, given={})
                 ),
                 sinks=delivery_sinks(home, approval=compiled),
+                sealers=load_sealers(home.run / f"{dag_id}.code", home=home),
             )
 
 
@@ -112,7 +114,7 @@ def _tell(home: Home, *, stack: Stack) -> None:
         ) from error
     owner = Owner(home, domain=home.load_domain(), keys=())
     click.echo(f"dags: {home.dags}")
-    for dag_id in shipped_dags():
+    for dag_id in dags_of(home):
         if owner.approval_in_force(dag_id) is None:
             compiled = home.path / f"{dag_id}.json"
             click.echo(f"no approval of {dag_id} is in force; as its owner, read and sign one:")

@@ -48,7 +48,10 @@ def main() -> None:
         job_api.tell_failure("out_of_memory" if "bad allocation" in str(error) else "model_mismatch")
         raise
     kept = data.select(plan["keep"])
-    job_api.write(told["output"], pa.table([*kept.columns, *columns.values()], names=[*plan["keep"], *columns]))
+    output = pa.table([*kept.columns, *columns.values()], names=[*plan["keep"], *columns])
+    for name, param in plan["at_least"].items():
+        output = output.filter(pc.greater_equal(output[name], pa.scalar(float(str(job_api.params[param])))))
+    job_api.write(told["output"], output)
 
 
 _STATE = ort.capi.onnxruntime_pybind11_state

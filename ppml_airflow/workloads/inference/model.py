@@ -67,6 +67,9 @@ def _load_plan(job: WorkloadJob) -> InferencePlan:
         raise ConfigurationError(f"inference step has no {PLAN_FILE} among its code files") from error
     except MalformedInputError as error:
         raise ConfigurationError(f"{PLAN_FILE} is refused: {error.message}", code="plan_malformed") from error
+    unknown = sorted(set(plan.at_least.values()) - set(job.params))
+    if unknown:
+        raise ConfigurationError(f"{PLAN_FILE} compares with param {unknown[0]}; the run has {sorted(job.params)}")
     granted = (job.files[0].dataset, job.inputs[0].view)
     if (plan.model, plan.data) != granted:
         raise ConfigurationError(f"{PLAN_FILE} names model {plan.model} and data {plan.data}; granted are {granted}")

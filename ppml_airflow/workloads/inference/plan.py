@@ -47,6 +47,7 @@ ARROW_TYPES: Mapping[Kind, str] = {
     "array<float>": "list<element: float>",
     "array<double>": "list<element: double>",
 }
+_NUMBERS = ("argmax", "max", "int", "bigint", "float", "double")
 _NUMBER = re.compile(r"bool|u?int\d+|float|double")
 _ELEMENTS = re.compile(r"binary|list<element: (?:bool|u?int\d+|float|double)>")
 
@@ -79,6 +80,8 @@ class InferencePlan(Document, frozen=True, kw_only=True):
     results: tuple[Result, ...]
     keep: tuple[str, ...]
     """Columns of the data that the output has, too, before the results."""
+    at_least: Mapping[str, str]
+    """Column of the results -> param of the run: rows below it are left out."""
     batch_rows: int
 
     def __post_init__(self) -> None:
@@ -88,6 +91,11 @@ class InferencePlan(Document, frozen=True, kw_only=True):
             raise ValueError(f"batch_rows is {self.batch_rows}; wanted 1 to 1000000")
         if self.labels_file is None and any(result.kind == "label" for result in self.results):
             raise ValueError("a result of kind label needs a labels file")
+        numbers = {result.column for result in self.results if result.kind in _NUMBERS}
+        if not set(self.at_least) <= numbers:
+            raise ValueError(
+                f"at_least names {sorted(set(self.at_least) - numbers)[0]}, which is no result with a number"
+            )
         names = [name.casefold() for name in (*self.keep, *(result.column for result in self.results))]
         if len(set(names)) != len(names):
             raise ValueError("two columns of the output have the same name, or differ only by case")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.workloads.inference.model import Inference
 from ppml_airflow.workloads.inference.plan import InferencePlan
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import FilesInput, JobResult
+from ppml_airflow.workloads.job import FilesInput, JobResult, TypedValue
 from tests.support.onnx_models import linear_model
 from tests.support.spark_jobs import JobWorld
 
@@ -43,9 +44,11 @@ PLAN: Mapping[str, Any] = {
         {"column": "scores", "tensor": "scores", "kind": "array<float>"},
     ],
     "keep": ["id"],
+    "at_least": {},
     "batch_rows": 100,
 }
 FILES = {"model.onnx": MODEL, "labels.txt": b"p\nq\nr\ns\n"}
+PARAMS: dict[str, TypedValue] = {"least": Decimal("0.75")}
 LIMITS = Limits(wall_s=120, memory_mib=1024, cores=1)
 
 
@@ -53,7 +56,8 @@ LIMITS = Limits(wall_s=120, memory_mib=1024, cores=1)
 def inference(world: JobWorld, table: pa.Table = TABLE, **changes: Any) -> Iterator[Inference]:
     world.seal("samples", table)
     plan = canonical.convert({**PLAN, **changes}, into=InferencePlan)
-    job = world.job({"inference.json": canonical.encode(plan).decode()}, argv=("inference.json",), limits=LIMITS)
+    code = {"inference.json": canonical.encode(plan).decode()}
+    job = world.job(code, argv=("inference.json",), params=PARAMS, limits=LIMITS)
     installation = ImageInstallation(environment=Path(sys.prefix), java_home=None, jars=world.folder)
     job = replace(job, files=(FilesInput(dataset="detector"),))
     workload = Inference(job, installation=installation, private=world.private, log=world.log)
@@ -100,6 +104,22 @@ def test_answers_are_those_of_onnxruntime_on_plaintext(world: JobWorld) -> None:
     assert found["position"].to_pylist() == wanted.argmax(axis=1).tolist()
     assert found["best"].to_pylist() == wanted.max(axis=1).astype(float).tolist()
     assert found["kind"].to_pylist() == ["pqrs"[position] for position in wanted.argmax(axis=1)]
+
+
+def test_rows_below_a_param_are_left_out(world: JobWorld) -> None:
+    with inference(world, at_least={"best": "least"}) as workload:
+        workload.prepare()
+        found = answered(world, run(workload, world))
+    wanted = reference().max(axis=1)
+    assert found["id"].to_pylist() == [number for number in range(257) if wanted[number] >= 0.75]
+
+
+def test_a_param_that_the_run_does_not_have_is_named(world: JobWorld) -> None:
+    with (
+        inference(world, at_least={"best": "most"}) as workload,
+        pytest.raises(ConfigurationError, match=r"compares with param most; the run has \['least'\]"),
+    ):
+        workload.prepare()
 
 
 LISTS = pa.array(list(ROWS), pa.list_(pa.field("element", pa.float32())))
@@ -197,6 +217,7 @@ def test_a_column_that_is_missing_or_does_not_fit_is_named_before_the_lease(
         {"batch_rows": 0},
         {"labels_file": None},
         {"keep": ["Kind"]},
+        {"at_least": {"kind": "least"}},
         {"results": [{"column": "n", "tensor": "scores", "kind": "median"}]},
         {"more": 1},
     ],

@@ -1,0 +1,139 @@
+"""Batch inference in a joint domain: the answers are onnxruntime's, and the model is nowhere but where it belongs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import magika
+import numpy as np
+import onnxruntime as ort
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
+from tests.support.commands import Commands, processes_of
+from tests.support.onnx_models import linear_model
+from tests.support.ready_images import CHECKOUT, take_over_images
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+DAG_FILE = CHECKOUT / "dags" / "batch_inference.py"
+MODEL = next(Path(magika.__file__).parent.rglob("model.onnx")).read_bytes()
+CANARY = MODEL[len(MODEL) // 2 :][:48]
+LABELS = [f"type-{number}" for number in range(214)]
+
+
+@pytest.fixture(scope="module")
+def ppml() -> Iterator[Commands]:
+    home = Path(tempfile.mkdtemp(prefix="ppml-"))
+    take_over_images(home, "inference")
+    commands = Commands(home)
+    assert "owners: 2, threshold 2" in commands("domain", "create", "--owners", "2", "--threshold", "2").stdout
+    yield commands
+    left = processes_of(home)
+    shutil.rmtree(home, ignore_errors=True)
+    assert left == []
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    write_model(folder / "detector", MODEL)
+    random = np.random.default_rng(23)
+    files = [random.integers(32, 32 + 3 * number, 2048) % 257 for number in range(1, 71)]
+    features = pa.array([values.astype("<i4").tobytes() for values in files], pa.binary())
+    pq.write_table(pa.table({"sample": range(70), "features": features}), folder / "samples.parquet")
+    return folder
+
+
+def write_model(folder: Path, model: bytes) -> None:
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model)
+    (folder / "labels.txt").write_text("\n".join(LABELS))
+
+
+def arguments(sources: Path, *, model: str = "detector", samples: str = "samples.parquet") -> tuple[str, ...]:
+    given = {"detector": sources / model, "samples": sources / samples}
+    return ("run", str(DAG_FILE), *(word for name, path in given.items() for word in ("--source", f"{name}={path}")))
+
+
+def expected(sources: Path, *, minimum_score: float) -> pd.DataFrame:
+    rows = pq.read_table(sources / "samples.parquet")["features"].to_pylist()
+    tensor = np.stack([np.frombuffer(row, "<i4") for row in rows])
+    scores = ort.InferenceSession(MODEL).run(None, {"bytes": tensor})[0]
+    found = pd.DataFrame(
+        {
+            "sample": range(len(rows)),
+            "kind": [LABELS[position] for position in scores.argmax(axis=1)],
+            "score": scores.max(axis=1).astype(float),
+        }
+    )
+    return found[found["score"] >= minimum_score].reset_index(drop=True)
+
+
+def holders_of_the_model(*roots: Path) -> set[Path]:
+    found = set()
+    for root in roots:
+        for folder, _, names in os.walk(root):
+            for file in map(Path(folder).joinpath, names):
+                try:
+                    if file.is_file() and not file.is_symlink() and CANARY in file.read_bytes():
+                        found.add(file)
+                except OSError:
+                    continue
+    return found
+
+
+class Watch(threading.Thread):
+    """Looks for the model in the guest's private directory for as long as there is one."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        self.root, self.seen, self.looks, self.ended = PrivateFolders.of_home(home).root, set(), 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.02):
+            if (self.root).is_dir() and any(self.root.iterdir()):
+                self.seen |= holders_of_the_model(self.root)
+                self.looks += 1
+
+
+def test_the_answers_are_those_of_onnxruntime_and_the_model_is_never_on_a_disk(ppml: Commands, sources: Path) -> None:
+    watch = Watch(ppml.home)
+    watch.start()
+    try:
+        said = ppml(*arguments(sources), "--conf", json.dumps({"minimum_score": 0.5})).stdout
+    finally:
+        watch.ended.set()
+        watch.join()
+    assert "acting as all 2 owners of the SIMULATED domain" in said
+    assert "key of model_owner certified as producer" in said
+    result = next(line for line in said.splitlines() if line.startswith("result: ")).removeprefix("result: ")
+    wanted = expected(sources, minimum_score=0.5)
+    assert 0 < len(wanted) < 70
+    pd.testing.assert_frame_equal(pd.read_csv(result), wanted, rtol=1e-5)
+    assert watch.looks > 3
+    assert watch.seen == set()
+    assert holders_of_the_model(ppml.home, Path("/dev/shm")) == set()
+    assert processes_of(ppml.home) == []
+
+
+def test_a_model_of_the_wrong_shape_ends_with_one_word_and_no_output(ppml: Commands, sources: Path) -> None:
+    write_model(sources / "wrong", linear_model(np.ones((3, 4), dtype=np.float32)))
+    done = ppml(*arguments(sources, model="wrong"), expect=2)
+    assert "the model cannot be loaded, or does not take or give what the step binds" in done.stderr
+    newest = max((ppml.home / "passports").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    assert "model takes ['values']; bound are ['bytes']" in ppml("logs", newest.stem).stdout
+
+
+def test_a_missing_column_is_named_before_anything_runs(ppml: Commands, sources: Path) -> None:
+    pq.write_table(pa.table({"sample": [1], "bytes": [b"1"]}), sources / "other.parquet")
+    done = ppml(*arguments(sources, samples="other.parquet"), expect=2)
+    assert "dataset samples has no column features" in done.stderr
