@@ -115,6 +115,10 @@ class EnclaveOperator(BaseOperator):
     def argv(self) -> tuple[str, ...]:
         """The program and its arguments; an element `{name}` is replaced whole by the param of that name."""
 
+    def body_of(self, dataset: str) -> Literal["table", "files", "stream"]:
+        """What an output is."""
+        return "files" if dataset in self.folders else "table"
+
     # ---------------------------------------------------------------- the task
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -162,7 +166,7 @@ class EnclaveOperator(BaseOperator):
             outputs=tuple(
                 Output(
                     dataset=dataset,
-                    body="files" if dataset in self.folders else "table",
+                    body=self.body_of(dataset),
                     recipients=recipients,
                     files=self.output_files,
                 )

@@ -14,6 +14,7 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,11 +31,14 @@ from ppml_airflow.protocol.messages import Published
 from ppml_airflow.sealing.datasets import seal_files, seal_table, verify_manifest
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.sealing.sources import FilesSource, TableSource, is_table, open_files_source, open_source
+from ppml_airflow.sealing.streams import StreamSource, is_stream, open_stream_source, seal_stream
 from ppml_airflow.sealing.versions import NewVersion, Producer, SealedVersion, load_envelope, unfinished_prefix
 from ppml_airflow.signing import Envelope
 from ppml_airflow.units import Digest
 
 MAX_RACES = 5
+
+Source = TableSource | FilesSource | StreamSource
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +92,7 @@ class Owner:
 
     # ---------------------------------------------------------------- inside
 
-    def _seal_next(self, source: TableSource | FilesSource, *, dataset: str, verified: VerifiedRun) -> SealedVersion:
+    def _seal_next(self, source: Source, *, dataset: str, verified: VerifiedRun) -> SealedVersion:
         """Seal the version after the head, to certified keys only; a note in the journal stays until it is settled."""
         signing_key = self._settings.producer
         if signing_key is None:
@@ -109,6 +113,8 @@ class Owner:
             storage, producer = self._settings.storage, Producer(serial=own[0].serial, key=signing_key)
             if isinstance(source, FilesSource):
                 return seal_files(source.files, storage=storage, new=new, dataset_key=certificate, producer=producer)
+            if isinstance(source, StreamSource):
+                return seal_stream(source, storage=storage, new=new, dataset_key=certificate, producer=producer)
             return seal_table(source, storage=storage, new=new, dataset_key=certificate, producer=producer)
         except BaseException:
             self._remove_versions(note, keep=None)  # nothing of this run was published: step 2 has asked
@@ -184,8 +190,11 @@ def _head(envelope: Envelope | None, *, dataset: str) -> tuple[int, Digest | Non
     return manifest.version, envelope.digest
 
 
-def _open(entry: Seal, *, params: Mapping[str, ParamValue], progress: Progress) -> TableSource | FilesSource:
+def _open(entry: Seal, *, params: Mapping[str, ParamValue], progress: Progress) -> Source:
     source = source_of(entry, params=params)
+    if is_stream(source):
+        stream = open_stream_source(source, expected=entry.columns)
+        return dataclasses.replace(stream, watch=partial(progress.report, total=stream.size))
     if is_table(source):
         return _watched(open_source(source, expected=entry.columns), progress=progress)
     if entry.columns:

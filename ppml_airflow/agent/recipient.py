@@ -25,8 +25,9 @@ from ppml_airflow.domain.documents import Certificate, Lease
 from ppml_airflow.domain.trust import verify_broker_document
 from ppml_airflow.errors import ConfigurationError, PpmlError, VerificationError
 from ppml_airflow.protocol.messages import Published, ReleaseAnswer, ReleaseRequest
-from ppml_airflow.sealing.datasets import FILE_BODIES, aad_of, open_files, open_parquet_parts, open_released_key
+from ppml_airflow.sealing.datasets import FILE_BODIES, aad_of, open_files, open_released_key, open_table_parts
 from ppml_airflow.sealing.manifest import Manifest
+from ppml_airflow.sealing.streams import STREAM_BODIES, read_stream
 from ppml_airflow.sealing.tables import read_sealed_batches, read_sealed_schema
 from ppml_airflow.sealing.versions import dataset_folder
 from ppml_airflow.sealing.wrapping import hpke_open, release_info
@@ -102,7 +103,10 @@ def _rows(
     """
     total = sum(part.size for part in manifest.parts)
     done = 0
-    files = open_parquet_parts(manifest, folder=folder, data_key=data_key, scratch=scratch)
+    files = open_table_parts(manifest, folder=folder, data_key=data_key, scratch=scratch)
+    if manifest.body in STREAM_BODIES:
+        yield from read_stream(files, manifest=manifest, data_key=data_key)
+        return
     for part, file in zip(manifest.parts, files, strict=True):
         progress.report(done, total=total)
         aad = aad_of(manifest, part=part)

@@ -33,6 +33,7 @@ from ppml_airflow.domain.params import check_params
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.provenance.passport import parse_passport
 from ppml_airflow.sealing.sources import is_table, open_files_source, open_source
+from ppml_airflow.sealing.streams import is_stream, open_stream_source
 from ppml_airflow.units import format_instant
 
 JOINT_DAGS = {"batch_inference": 2}
@@ -140,6 +141,9 @@ def check_source(path: Path) -> None:
     Raises:
         ConfigurationError: it cannot be sealed; names file and column.
     """
+    if is_stream(path):
+        open_stream_source(path)
+        return
     if not is_table(path):
         open_files_source(path)
         return

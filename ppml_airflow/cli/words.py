@@ -9,6 +9,12 @@ from ppml_airflow.cli.terminal import plain
 from ppml_airflow.domain.documents import Approval, Step
 from ppml_airflow.domain.params import describe_bounds
 
+_PARTS = {
+    "files": "a folder of files",
+    "stream": "a stream in segments",
+    "table": "a table in parts",
+}
+
 
 def describe_approval(approval: Approval) -> list[str]:
     """Everything that an approval says; two approvals that differ have different words."""
@@ -42,7 +48,7 @@ def _describe_step(step: Step) -> Iterator[str]:
     for item in step.inputs:
         yield f"{name}: reads {item.dataset} ({'its newest version' if item.version == 'head' else 'made for the run'})"
     for output in step.outputs:
-        parts = "a folder of files" if output.body == "files" else "a table in parts"
+        parts = _PARTS[output.body]
         readers = ", ".join(output.recipients) or "nobody"
         yield f"{name}: writes {output.dataset}, {parts}, {output.files} in number, for {readers}"
     for param, bounds in step.params.items():

@@ -117,15 +117,22 @@ class Output(Document, frozen=True, kw_only=True):
     """A dataset that a step writes, and the holders of recipient certificates who may open it."""
 
     dataset: Name
-    body: Literal["table", "files"]
+    body: Literal["table", "files", "stream"]
     recipients: tuple[Name, ...]
     files: Positive
-    """The number of a table's parts, or of files; fixed before the lease so that it cannot speak for the data."""
+    """How many parts a table, files a folder, segments a stream has: fixed before the lease, so that it says nothing of
+    the data."""
 
     @property
     def sealed(self) -> tuple[str, int]:
         """Body and number of parts of its manifest: files have one part more, with their names."""
-        return ("padded-files", self.files + 1) if self.body == "files" else ("padded-parquet", self.files)
+        match self.body:
+            case "table":
+                return "padded-parquet", self.files
+            case "stream":
+                return "padded-frames", self.files
+            case "files":
+                return "padded-files", self.files + 1
 
 
 class Disclosure(Document, frozen=True, kw_only=True):

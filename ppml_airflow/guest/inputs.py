@@ -10,18 +10,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.errors import ConfigurationError, VerificationError
 from ppml_airflow.sealing.datasets import (
-    TABLE_BODIES,
+    ROW_BODIES,
     aad_of,
-    open_parquet_parts,
+    open_table_parts,
     read_files,
     verify_parts,
 )
 from ppml_airflow.sealing.manifest import Manifest
+from ppml_airflow.sealing.streams import STREAM_BODIES, explain_broken
 from ppml_airflow.sealing.versions import dataset_folder
 from ppml_airflow.units import Digest
 from ppml_airflow.workloads.job import FileKey, TableInput
+
+_PADDED_ROWS = ("padded-parquet", "padded-frames")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +34,21 @@ class VerifiedInput:
     manifest: Manifest
     folder: Path
     parts: tuple[Path, ...]
-    """Encrypted Parquet: the sealed parts themselves, or for padded ones what `unpad` writes in private memory."""
+    """Of a table or stream: the sealed parts themselves, or for padded ones what `unpad` writes in private memory."""
 
     @property
     def is_table(self) -> bool:
-        """Whether it holds a table; else it holds files."""
-        return self.manifest.body in TABLE_BODIES
+        """Whether it holds rows, as a table or a stream; else it holds files."""
+        return self.manifest.body in ROW_BODIES
 
     def table(self) -> TableInput:
         """The input as the job sees it: by the name of its dataset."""
-        return TableInput(view=self.manifest.dataset, columns=self.manifest.columns, parts=self.parts)
+        return TableInput(
+            view=self.manifest.dataset,
+            columns=self.manifest.columns,
+            parts=self.parts,
+            is_stream=self.manifest.body in STREAM_BODIES,
+        )
 
     def unpad(self, *, data_key: bytes) -> None:
         """Free padded parts of a table of their padding; what is written is still encrypted.
@@ -48,10 +56,10 @@ class VerifiedInput:
         Raises:
             VerificationError: a part is missing, changed, out of place, or under another key.
         """
-        if self.manifest.body != "padded-parquet":
+        if self.manifest.body not in _PADDED_ROWS:
             return
         scratch = self.parts[0].parent
-        for _ in open_parquet_parts(self.manifest, folder=self.folder, data_key=data_key, scratch=scratch):
+        for _ in open_table_parts(self.manifest, folder=self.folder, data_key=data_key, scratch=scratch):
             pass
 
     def read_files(self, *, data_key: bytes) -> Iterator[tuple[str, bytes]]:
@@ -90,8 +98,12 @@ def verify_input(manifest: Manifest, *, digest: Digest, storage: Path, scratch: 
             code="input_missing",
             hint="is this the storage that the owner's agent seals to?",
         )
-    parts = verify_parts(manifest, folder=folder)
-    if manifest.body == "padded-parquet":
+    try:
+        parts = verify_parts(manifest, folder=folder)
+    except VerificationError as error:
+        told = explain_broken(manifest, folder=folder) if manifest.body == "frames" else ""
+        raise VerificationError(error.message, code=error.code, hint=told) from error
+    if manifest.body in _PADDED_ROWS:
         unpadded = scratch / manifest.dataset
         unpadded.mkdir(mode=0o700, parents=True)
         parts = tuple(unpadded / part.path for part in manifest.parts)

@@ -93,7 +93,9 @@ def workload_job(bundle: VerifiedBundle, *, code: Path, inputs: Mapping[Name, Ve
         environment=job.environment,
         inputs=tables,
         outputs=tuple(
-            TableOutput(dataset=output.dataset, files=output.files) for output in step.outputs if output.body == "table"
+            TableOutput(dataset=output.dataset, files=output.files, is_stream=output.body == "stream")
+            for output in step.outputs
+            if output.body != "files"
         ),
         limits=step.limits,
         files=files,
@@ -190,7 +192,7 @@ def _seal(
     try:
         for output in prepared.bundle.step.outputs:
             dataset, seal = output.dataset, seals[output.dataset]
-            if output.body == "table":
+            if output.body != "files":
                 columns = prepared.columns[dataset]
                 versions.append(seal_table_output(result.outputs[dataset], columns=columns, seal=seal))
             elif len(result.files.get(dataset, ())) != output.files:

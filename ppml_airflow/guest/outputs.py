@@ -19,6 +19,7 @@ def output_seals(
 ) -> Mapping[Name, OutputSeal]:
     """What seals each output of a verified lease: the reserved version, a new data key, the certified keys."""
     certificates = bundle.certificates.by_serial
+    streams = {output.dataset for output in bundle.step.outputs if output.body == "stream"}
     seals = {}
     for output in lease.outputs:
         seals[output.dataset] = OutputSeal(
@@ -34,6 +35,7 @@ def output_seals(
             recipients=tuple(certificates[serial] for serial in output.recipient_certificates),
             release_key=keys.release_keys[output.dataset],
             enclave=Enclave(lease_id=lease.lease_id, key=signing_key),
+            is_stream=output.dataset in streams,
         )
     return seals
 

@@ -23,6 +23,7 @@ from ppml_airflow.sealing.body import open_part, open_part_bytes, part_context
 from ppml_airflow.sealing.columns import columns_of
 from ppml_airflow.sealing.manifest import Directory, Manifest, Part, Wrap
 from ppml_airflow.sealing.sources import TableSource
+from ppml_airflow.sealing.streams import STREAM_BODIES, read_stream, stream_aad
 from ppml_airflow.sealing.tables import parquet_aad, read_sealed_batches, write_sealed_parquet
 from ppml_airflow.sealing.versions import (
     NewVersion,
@@ -49,6 +50,7 @@ PART_BYTES = 256 * MIB
 """How much of a table, in memory, goes into one part of what an owner seals."""
 
 TABLE_BODIES = ("parquet", "padded-parquet")
+ROW_BODIES = (*TABLE_BODIES, *STREAM_BODIES)
 FILE_BODIES = ("files", "padded-files")
 
 # ---------------------------------------------------------------- seal
@@ -247,31 +249,31 @@ def open_released_key(manifest: Manifest, *, key: SealingKey, serial: HexId, rel
 
 
 def open_table(manifest: Manifest, *, folder: Path, data_key: bytes) -> Iterator[pa.RecordBatch]:
-    """Read the rows of a sealed table; no plaintext touches a disk. A table without rows gives one empty batch.
+    """Read the rows of a sealed table or stream; no plaintext touches a disk. Without rows there is one empty batch.
 
     Raises:
         VerificationError: a part is missing, changed, out of place, or under another key.
     """
     with tempfile.TemporaryDirectory(prefix="ppml-") as scratch:
-        for part, file in zip(
-            manifest.parts,
-            open_parquet_parts(manifest, folder=folder, data_key=data_key, scratch=Path(scratch)),
-            strict=True,
-        ):
+        files = open_table_parts(manifest, folder=folder, data_key=data_key, scratch=Path(scratch))
+        if manifest.body in STREAM_BODIES:
+            yield from read_stream(files, manifest=manifest, data_key=data_key)
+            return
+        for part, file in zip(manifest.parts, files, strict=True):
             yield from read_sealed_batches(file, data_key=data_key, aad=aad_of(manifest, part=part))
 
 
-def open_parquet_parts(manifest: Manifest, *, folder: Path, data_key: bytes, scratch: Path) -> Iterator[Path]:
-    """Verify the parts of a sealed table one by one and give their encrypted Parquet files (`aad_of` tells their AAD).
+def open_table_parts(manifest: Manifest, *, folder: Path, data_key: bytes, scratch: Path) -> Iterator[Path]:
+    """Verify the parts of a table or stream one by one: encrypted Parquet, or frames (`aad_of` tells their AAD).
 
     Padded parts are freed of their padding, into `scratch`; what is written there is still encrypted.
 
     Raises:
-        VerificationError: not a table, or a part is missing, changed, out of place, or under another key.
+        VerificationError: no rows, or a part is missing, changed, out of place, or under another key.
     """
-    if manifest.body not in TABLE_BODIES:
+    if manifest.body not in ROW_BODIES:
         raise VerificationError(f"dataset {manifest.dataset} holds {manifest.body}, wanted a table", code="other_body")
-    if manifest.body == "parquet":
+    if manifest.body in ("parquet", "frames"):
         yield from verify_parts(manifest, folder=folder)
         return
     for part in manifest.parts:
@@ -282,7 +284,9 @@ def open_parquet_parts(manifest: Manifest, *, folder: Path, data_key: bytes, scr
 
 
 def aad_of(manifest: Manifest, *, part: Part) -> bytes:
-    """The AAD prefix of a table's part: of the version under which it was sealed."""
+    """The AAD of a table's or stream's part: of the version under which it was sealed."""
+    if manifest.body in STREAM_BODIES:
+        return stream_aad(manifest, part=part)
     return parquet_aad(
         domain_id=manifest.domain_id, dataset=manifest.dataset, version=part.sealed_version, path=part.path
     )

@@ -39,9 +39,9 @@ class Wrap(Document, frozen=True, kw_only=True):
     wrapped: bytes
 
 
-Body = Literal["parquet", "files", "padded-parquet", "padded-files"]
-"""`parquet`: parts are encrypted Parquet; `files`: Cobblestone, the first part is the `Directory`; `padded-`: the same
-inside a padded Cobblestone body."""
+Body = Literal["parquet", "files", "frames", "padded-parquet", "padded-files", "padded-frames"]
+"""`parquet`: parts are encrypted Parquet; `files`: Cobblestone, the first part is the `Directory`; `frames`: segments
+of record frames; `padded-`: the same inside a padded Cobblestone body."""
 
 FilePath = Annotated[
     str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[^/\x00-\x1f\\]+(/[^/\x00-\x1f\\]+)*$(?!\n)", max_length=400)
@@ -70,7 +70,7 @@ class Manifest(SignedDocument, frozen=True, kw_only=True):
     body: Body
     parts: tuple[Part, ...]
     columns: tuple[Column, ...]
-    """The schema of a table; empty for files."""
+    """The schema of a table or stream; empty for files."""
     wraps: tuple[Wrap, ...]
     producer: HexId | None
     """Serial of the producer's certificate, for what an owner's agent sealed."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ppml_airflow.sealing.datasets import encode_directory
+from ppml_airflow.sealing.frames import segment_aad
 from ppml_airflow.sealing.manifest import Body, Column, Wrap
 from ppml_airflow.sealing.tables import parquet_aad
 from ppml_airflow.sealing.versions import (
@@ -37,23 +38,25 @@ class OutputSeal:
     recipients: tuple[Recipient, ...]
     release_key: bytes = field(repr=False)
     enclave: Enclave
+    is_stream: bool = False
+    """Whether the job writes segments of record frames; else encrypted Parquet, or files."""
     data_key: bytes = field(default_factory=new_key, repr=False)
 
     def aad(self, path: RelativePath) -> bytes:
-        """The AAD prefix of the encrypted Parquet file that the job writes as the part of that path."""
-        new = self.new
-        return parquet_aad(domain_id=new.domain_id, dataset=new.dataset, version=new.version, path=path)
+        """The AAD of what the job writes as the part of that path: an encrypted Parquet file, or a segment."""
+        new, aad = self.new, segment_aad if self.is_stream else parquet_aad
+        return aad(domain_id=new.domain_id, dataset=new.dataset, version=new.version, path=path)
 
 
 def seal_table_output(parts: Sequence[Path], *, columns: Sequence[Column], seal: OutputSeal) -> SealedVersion:
-    """Seal the encrypted Parquet parts that a job wrote.
+    """Seal the encrypted Parquet parts, or the segments of a stream, that a job wrote.
 
     Args:
         parts: in order; part i was written under `file_key(seal.data_key, aad=seal.aad(part_path(i)))`.
         columns: the schema, fixed before the lease.
         seal: of this output.
     """
-    return _seal(parts, body="padded-parquet", columns=columns, seal=seal)
+    return _seal(parts, body="padded-frames" if seal.is_stream else "padded-parquet", columns=columns, seal=seal)
 
 
 def seal_files_output(files: Mapping[str, Path | bytes], *, seal: OutputSeal) -> SealedVersion:

@@ -31,7 +31,7 @@ class Contents:
     """What is open of one job. The descriptors that it gives out are copies, which the caller closes."""
 
     def __init__(self, job: WorkloadJob) -> None:
-        self._tables = {table.view: table for table in job.inputs}
+        self._tables = {table.view: table for table in job.inputs if not table.is_stream}
         self._folders = {granted.dataset for granted in job.files}
         self._outputs = {table.dataset: 1 for table in job.outputs}
         self._output_folders = {folder.dataset: folder.files for folder in job.folders}

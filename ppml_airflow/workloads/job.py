@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ppml_airflow.domain.documents import Limits
-from ppml_airflow.errors import PolicyDeniedError
+from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.sealing.tables import file_key
 from ppml_airflow.workloads.vocabulary import Outcome
@@ -25,11 +25,15 @@ TypedValue = int | str | bool | Decimal | date
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableInput:
-    """A granted input: the name that the job calls it by, its columns, its encrypted Parquet parts in order."""
+    """A granted input: the name that the job calls it by, its columns, its parts in order.
+
+    Parts are encrypted Parquet, or, of a stream, segments of record frames.
+    """
 
     view: str
     columns: tuple[Column, ...]
     parts: tuple[Path, ...]
+    is_stream: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +45,11 @@ class FilesInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOutput:
-    """An output and the number of its parts, which is fixed before the lease."""
+    """An output and the number of its parts, which is fixed before the lease: encrypted Parquet, or frames."""
 
     dataset: str
     files: int
+    is_stream: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +79,7 @@ class WorkloadJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileKey:
-    """What opens or writes one encrypted Parquet file: its dataset's data key (32 bytes) and its AAD prefix.
+    """What opens or writes one encrypted Parquet file or segment: its dataset's data key (32 bytes) and its AAD.
 
     Job processes are told `key`, the file's own, and never the data key.
     """
@@ -86,6 +91,22 @@ class FileKey:
     def key(self) -> bytes:
         """The key of this file (32 bytes)."""
         return file_key(self.data_key, aad=self.aad)
+
+
+def require_tables(job: WorkloadJob, *, engine: str) -> None:
+    """Refuse streams where an engine reads and writes tables only.
+
+    Raises:
+        ConfigurationError: code `unfit_input`; names the stream.
+    """
+    streams = [table.view for table in job.inputs if table.is_stream]
+    streams += [output.dataset for output in job.outputs if output.is_stream]
+    if streams:
+        raise ConfigurationError(
+            f"{streams[0]} is a stream; {engine} reads and writes tables",
+            code="unfit_input",
+            hint="seal it from a .csv or .parquet file, or let a Flink step read it",
+        )
 
 
 def _grant_no_files(dataset: str) -> Iterator[tuple[str, bytes]]:
@@ -110,7 +131,7 @@ class JobResult:
 
     outcome: Outcome
     outputs: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    """Encrypted Parquet parts of each output, in order, named by their final relative paths."""
+    """Parts of each `TableOutput`, in order, named by their final relative paths."""
     files: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
     """Name and content of the files of each `FilesOutput`."""
     disclosed: Mapping[str, int] = field(default_factory=dict)

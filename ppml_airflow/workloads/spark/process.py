@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import WorkloadJob
+from ppml_airflow.workloads.job import WorkloadJob, require_tables
 from ppml_airflow.workloads.process import JobProcess, write_private
 from ppml_airflow.workloads.spark import settings
 
@@ -34,6 +34,7 @@ class SparkProcess(JobProcess):
         self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path, heap_share: float
     ) -> None:
         require_spark(installation)
+        require_tables(job, engine="Spark")
         self._installation = installation
         self._options = settings.java_options(
             private.resolve(), limits=job.limits, heap_share=heap_share, input_bytes=_input_bytes(job)
