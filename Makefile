@@ -31,9 +31,10 @@ check: setup ## format check, lint, types, import layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-image: setup ## set up the Spark image, so that the tests that need it run
+image: setup ## set up the images of Spark and Flink, so that the tests that need them run
 	@$(PPML) domain create >/dev/null
 	@$(PPML) image set-up spark
+	@$(PPML) image set-up flink
 
 unit: setup ## unit and conformance tests only
 	@$(BIN)/pytest -q -m "not e2e" $(ARGS)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ppml_airflow.operators.decrypt import DecryptOperator
     from ppml_airflow.operators.encrypt import EncryptOperator
+    from ppml_airflow.operators.flink import TrustedFlinkOperator
     from ppml_airflow.operators.hook import PpmlHook
     from ppml_airflow.operators.inference import EnclaveInferenceOperator
     from ppml_airflow.operators.passport import PassportOperator
@@ -22,6 +23,7 @@ __all__ = [
     "EncryptOperator",
     "PassportOperator",
     "PpmlHook",
+    "TrustedFlinkOperator",
     "TrustedPythonOperator",
     "TrustedSparkSubmitOperator",
 ]
@@ -33,6 +35,7 @@ _MODULES = {
     "EncryptOperator": "encrypt",
     "PassportOperator": "passport",
     "PpmlHook": "hook",
+    "TrustedFlinkOperator": "flink",
     "TrustedPythonOperator": "python",
     "TrustedSparkSubmitOperator": "spark",
 }

@@ -4,7 +4,8 @@
 insurance plan, named by what its two columns say. Source: statsmodels.datasets.randhie, public domain.
 `tumours`: Breast Cancer Wisconsin (Diagnostic), 569 tumours, 30 measures each, and whether they are malignant.
 `digits`: 1,797 handwritten digits, 64 pixels each. Source of both: sklearn.datasets, from UCI, CC BY 4.0.
-The eight tables of TPC-H: see `tpch_tables`. `detector` and `samples`: see `detector`.
+The eight tables of TPC-H: see `tpch_tables`. `detector` and `samples`: see `detector`. `clicks` and `lines`: see
+`stream_sources`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ppml_airflow.cli import detector, tpch_tables
+from ppml_airflow.cli.stream_sources import write_clicks, write_lines
 from ppml_airflow.domain.documents import ParamValue
 from ppml_airflow.errors import ConfigurationError
 
@@ -103,8 +105,10 @@ def _write_digits(path: Path) -> None:
 
 SOURCES: Mapping[str, tuple[str, Callable[[Path], None]]] = {
     **{table: (tpch_tables.path_of(table), tpch_tables.write) for table in tpch_tables.TABLES},
-    "digits": ("digits.csv", _write_digits),
+    "clicks": ("clicks", write_clicks),
     "detector": ("detector", detector.write_detector),
+    "digits": ("digits.csv", _write_digits),
+    "lines": ("lines.jsonl", write_lines),
     "plans": ("plans.csv", _write_plans),
     "samples": ("samples.parquet", detector.write_samples),
     "tumours": ("tumours.csv", _write_tumours),

@@ -38,6 +38,7 @@ print(json.dumps(dict(found, libraries=[os.path.realpath(p) for p in libraries],
 """
 _LOCAL_VERSION = re.compile(r"^[a-z0-9-]+==[^ +]+\+\S+", re.MULTILINE)
 _JOB_API = "ppml_airflow/workloads/job_api.py"
+_ENGINE_APIS = {"pyflink": "ppml_airflow/workloads/flink/api.py"}
 
 
 def find_python(version: str) -> Path:
@@ -97,23 +98,25 @@ def install_wheel(env: Path, *, wheel: Path) -> None:
     _install(env, "--no-deps", "--force-reinstall", str(wheel))
 
 
-def install_job_api(env: Path, *, wheel: Path) -> None:
-    """Give an engine's own environment the module that job authors import, and nothing else of this package.
+def install_job_apis(env: Path, *, wheel: Path) -> None:
+    """Give an engine's own environment the modules that job authors import, and nothing else of this package.
 
     Raises:
         ConfigurationError: the wheel has no such module.
     """
-    target = site_packages(env) / _JOB_API
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            content = archive.read(_JOB_API)
-    except KeyError as error:
-        raise ConfigurationError(f"wheel {wheel} has no {_JOB_API}") from error
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # an image that is being replaced may share the file
-    target.write_bytes(content)
-    for package in (target.parent, target.parent.parent):
-        (package / "__init__.py").touch()
+    engines = [api for package, api in _ENGINE_APIS.items() if holds(env, package)]
+    with zipfile.ZipFile(wheel) as archive:
+        for name in (_JOB_API, *engines):
+            target = site_packages(env) / name
+            try:
+                content = archive.read(name)
+            except KeyError as error:
+                raise ConfigurationError(f"wheel {wheel} has no {name}") from error
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)  # an image that is being replaced may share the file
+            target.write_bytes(content)
+            for package in target.relative_to(site_packages(env)).parents[:-1]:
+                (site_packages(env) / package / "__init__.py").touch()
 
 
 def strip(env: Path) -> None:
@@ -199,8 +202,8 @@ def find_java_home() -> Path:
     return home
 
 
-def build_jar(jvm: Path, *, env: Path, java_home: Path, target: Path) -> None:
-    """Build the jar from `jvm/` against the environment's Spark.
+def build_jar(jvm: Path, *, engine: str, env: Path, java_home: Path, target: Path) -> None:
+    """Build an engine's jar from `jvm/`, against what its environment holds.
 
     Raises:
         ConfigurationError: there is no `jvm/`, or the compiler failed.
@@ -208,7 +211,17 @@ def build_jar(jvm: Path, *, env: Path, java_home: Path, target: Path) -> None:
     script = jvm / "build.py"
     if not script.is_file():
         raise ConfigurationError(f"{script} is missing; a checkout has it")
-    command = [sys.executable, str(script), str(env), "--java-home", str(java_home), "--output", str(target)]
+    command = [
+        sys.executable,
+        str(script),
+        str(env),
+        "--engine",
+        engine,
+        "--java-home",
+        str(java_home),
+        "--output",
+        str(target),
+    ]
     _run(command, what="the jar's build")
 
 

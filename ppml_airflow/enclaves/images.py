@@ -2,10 +2,10 @@
 
 1. `env/`       the guest's environment, from the image's hash-locked requirements.txt, with this package as a wheel
 2. `engine/`    where images/<name>/engine/ is there: an environment of the engine's own, for an engine whose pins do
-                not go with ours. Jobs run in it; of this package it holds the module that job authors import.
+                not go with ours. Jobs run in it; of this package it holds the modules that job authors import.
                 Either is of the Python that a `.python-version` beside its requirements names
-3. `image/`     a copy of images/<name>, `domain.json`, the jar built from `jvm/` if `env/` holds Spark, and what of
-                the host belongs to the image (`installation.json`)
+3. `image/`     a copy of images/<name>, `domain.json`, the jar built from `jvm/` for Spark or Flink if it is there,
+                and what of the host belongs to the image (`installation.json`)
 4. `bytecode/`  environments and standard libraries compiled with unchecked hashes: guests and jobs run with it as
                 pycache prefix, so that bytecode which others leave beside sources is never read
 
@@ -41,8 +41,9 @@ from ppml_airflow.units import Digest, HexId
 Progress = Callable[[str], None]
 _RECORD = "set-up.json"
 _HEARTBEAT_S = 20.0
-_SPARK_JAR = "ppml-spark.jar"
 _JAVA_PACKAGES = ("pyspark", "pyflink")
+_JARS = (("env", "pyspark", "spark"), ("engine", "pyflink", "flink"))
+"""Where which package calls for which engine's jar."""
 
 
 class SetUp(Document, frozen=True, kw_only=True):
@@ -166,7 +167,7 @@ def _set_up(plan: _Plan) -> None:
     environments.install_wheel(plan.building / "env", wheel=plan.wheel)
     environments.strip(plan.building / "env")
     if "engine" in digests:
-        environments.install_job_api(plan.building / "engine", wheel=plan.wheel)
+        environments.install_job_apis(plan.building / "engine", wheel=plan.wheel)
     _fill_image_folder(plan, names=tuple(digests))
     _compile(plan, names=tuple(digests))
     _put_in_place(plan)
@@ -212,9 +213,11 @@ def _fill_image_folder(plan: _Plan, *, names: tuple[str, ...]) -> None:
     java_home: Path | None = None
     if any(environments.holds(env, package) for env in found.values() for package in _JAVA_PACKAGES):
         java_home = environments.find_java_home()
-    if java_home is not None and environments.holds(found["env"], "pyspark"):
-        plan.say("building the jar")
-        environments.build_jar(plan.jvm, env=found["env"], java_home=java_home, target=folder / _SPARK_JAR)
+    for name, package, engine in _JARS:
+        if java_home is not None and name in found and environments.holds(found[name], package):
+            plan.say(f"building the jar for {engine}")
+            target = folder / f"ppml-{engine}.jar"
+            environments.build_jar(plan.jvm, engine=engine, env=found[name], java_home=java_home, target=target)
     installation = Installation(
         name=plan.name,
         environments={name: environments.ask_interpreter(env) for name, env in found.items()},

@@ -57,7 +57,7 @@ class JobProcess:
         self._deadline = float("inf")
         self._is_cancelled = threading.Event()
         self._lay_out()
-        self.socket = GuestSocket(self.private, job=job)
+        self.socket = self._listen()
 
     def start(self, command: Sequence[str], *, limits: Mapping[str, int] | None = None) -> None:
         """Start a command. The step's time runs from here.
@@ -72,18 +72,7 @@ class JobProcess:
         if self._process is not None:
             raise ConfigurationError("job process was started before")
         limited = [f"{name}={value}" for name, value in (limits or {}).items()]
-        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervisor.__file__, *limited, *command],
-                cwd=self.private,
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-            )
-        finally:
-            os.close(log)
+        self._process = self._spawn([*limited, *command])
         self._deadline = time.monotonic() + self.job.limits.wall_s
 
     def await_control(self, *, timeout_s: float) -> Connection:
@@ -160,6 +149,23 @@ class JobProcess:
         """The last lines of the log. To be told only before the lease."""
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         return " | ".join(lines[-3:])
+
+    def _listen(self) -> GuestSocket:
+        return GuestSocket(self.private, job=self.job)
+
+    def _spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", supervisor.__file__, *command],
+                cwd=self.private,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        finally:
+            os.close(log)
 
     def _stop(self, *, timeout_s: float) -> int | None:
         if self._process is None:

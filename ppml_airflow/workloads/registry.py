@@ -11,6 +11,8 @@ from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import Workload, WorkloadJob
 
 WORKLOADS = {
+    "flink-python": "flink.python:FlinkPython",
+    "flink-sql": "flink.sql:FlinkSql",
     "spark-sql": "spark.sql:SparkSql",
     "spark-python": "spark.python:SparkPython",
     "python": "python.program:PythonProgram",

@@ -194,7 +194,7 @@ def test_a_missing_jdk_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_a_jar_without_its_sources_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="a checkout has it"):
-        environments.build_jar(tmp_path, env=tmp_path, java_home=tmp_path, target=tmp_path / "x.jar")
+        environments.build_jar(tmp_path, engine="spark", env=tmp_path, java_home=tmp_path, target=tmp_path / "x.jar")
 
 
 def test_an_installer_that_does_not_start_is_named(tmp_path: Path) -> None:
