@@ -21,7 +21,7 @@ import yaml
 
 from ppml_airflow import canonical
 from ppml_airflow.cli import acting, airflow_processes
-from ppml_airflow.cli.agents import agents_of, load_sealers, sealed_datasets
+from ppml_airflow.cli.agents import OWNER, agents_of, load_sealers, sealed_datasets
 from ppml_airflow.cli.compile import compile_dag
 from ppml_airflow.cli.home import Home, require_checkout, write_private
 from ppml_airflow.cli.image import ensure_images
@@ -81,7 +81,11 @@ def _run(
     owner, compiled = _prepare(home, dag_file=dag_file, dag_id=dag_id, say=say)
     sealers = load_sealers(_code_folder(home, dag_id), home=home)
     sources = choose_sources(
-        home, given=given, datasets=sealed_datasets(compiled), params=source_params(compiled, given=params)
+        home,
+        given=given,
+        datasets=sealed_datasets(compiled),
+        params=source_params(compiled, given=params),
+        sealers=sealers,
     )
     _, approval = acting.sign_approval(home, compiled=compiled, sealers=sealers, say=say)
     with acting.serving(home, owner=owner, approval=approval, sources=sources, sealers=sealers) as stack:
@@ -157,8 +161,16 @@ def choose_sources(
     given: Mapping[str, Path],
     datasets: list[str],
     params: Mapping[str, ParamValue] = MappingProxyType({}),
+    sealers: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Path]:
-    """The file of each dataset that the owner's agent seals: the one given, else the demo's own for these params.
+    """The file of each dataset that an agent seals: the one given, else the demo's own for these params.
+
+    Args:
+        home: where the demo's own lie, with the agent that seals them.
+        given: dataset -> file or folder.
+        datasets: all that are wanted.
+        params: of the run.
+        sealers: dataset -> agent that seals it; the owner's if not named.
 
     Raises:
         ConfigurationError: a dataset has neither, or a file is for none.
@@ -168,10 +180,9 @@ def choose_sources(
             raise ConfigurationError(
                 f"source {name} is none of this pipeline's inputs: {', '.join(datasets) or 'none'}"
             )
-    folder = home.agent("owner") / "sources"
-    return {
-        name: given[name] if name in given else demo_source(name, folder=folder, params=params) for name in datasets
-    }
+    folders = {name: home.agent(sealers.get(name, OWNER)) / "sources" for name in datasets}
+    own = {name: folders[name] for name in datasets if name not in given}
+    return {**given, **{name: demo_source(name, folder=folder, params=params) for name, folder in own.items()}}
 
 
 def shipped_dags() -> list[str]:

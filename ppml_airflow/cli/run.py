@@ -70,7 +70,9 @@ def run_file(
     known = {dataset: source_in_file(home, dataset) for dataset in datasets}
     chosen = {dataset: path for dataset, path in known.items() if path is not None and path.exists()} | dict(given)
     sealers = load_sealers(code, home=home)
-    sources = choose_sources(home, given=chosen, datasets=datasets, params=source_params(compiled, given=params))
+    sources = choose_sources(
+        home, given=chosen, datasets=datasets, params=source_params(compiled, given=params), sealers=sealers
+    )
     _, approval = acting.sign_approval(home, compiled=compiled, sealers=sealers, say=say)
     with (
         acting.serving(home, owner=owner, approval=approval, sources=sources, sealers=sealers) as stack,

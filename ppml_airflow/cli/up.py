@@ -82,15 +82,20 @@ def _lay_shipped(home: Home, *, stack: Stack) -> None:
     unknown = [dag_id for dag_id in shipped if dag_id not in pipelines_in_files(home)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for dag_id, compiled in zip(unknown, pool.map(partial(_compiled, home), unknown), strict=True):
+            sealers = load_sealers(home.run / f"{dag_id}.code", home=home)
             write_agent_files(
                 home,
                 broker=stack.broker_socket,
                 pipeline=dag_id,
                 sources=choose_sources(
-                    home, given={}, datasets=sealed_datasets(compiled), params=source_params(compiled, given={})
+                    home,
+                    given={},
+                    datasets=sealed_datasets(compiled),
+                    params=source_params(compiled, given={}),
+                    sealers=sealers,
                 ),
                 sinks=delivery_sinks(home, approval=compiled),
-                sealers=load_sealers(home.run / f"{dag_id}.code", home=home),
+                sealers=sealers,
             )
 
 

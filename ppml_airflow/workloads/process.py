@@ -59,20 +59,24 @@ class JobProcess:
         self._lay_out()
         self.socket = self._listen()
 
-    def start(self, command: Sequence[str], *, limits: Mapping[str, int] | None = None) -> None:
+    def start(
+        self, command: Sequence[str], *, limits: Mapping[str, int] | None = None, has_network: bool = True
+    ) -> None:
         """Start a command. The step's time runs from here.
 
         Args:
             command: program and arguments.
             limits: of each process, as setrlimit(2) has them, by names such as `DATA`.
+            has_network: whether the host's network is there; else a loopback interface alone, where the kernel permits.
 
         Raises:
             ConfigurationError: called twice.
         """
         if self._process is not None:
             raise ConfigurationError("job process was started before")
-        limited = [f"{name}={value}" for name, value in (limits or {}).items()]
-        self._process = self._spawn([*limited, *command])
+        confined = [f"{name}={value}" for name, value in (limits or {}).items()]
+        confined += [] if has_network else ["--no-network"]
+        self._process = self._spawn([*confined, *command])
         self._deadline = time.monotonic() + self.job.limits.wall_s
 
     def await_control(self, *, timeout_s: float) -> Connection:

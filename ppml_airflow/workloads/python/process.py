@@ -1,7 +1,7 @@
 """One Python process whose inputs and outputs pass through the guest, as files in memory.
 
-Empty environment, private directory, at most the step's memory in each process and in each file; what it wrote is
-checked and encrypted by the guest.
+Empty environment, private directory, no network but a loopback interface of its own, at most the step's memory in each
+process and in each file; what it wrote is checked and encrypted by the guest.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class PythonProcess:
             raise ConfigurationError("job was not prepared")
         process, most = self._process, self.job.limits.memory_mib * MIB
         process.socket.arm(keys, on_progress=on_progress)
-        process.start([str(self._python), "-s", *arguments], limits={"DATA": most, "FSIZE": most})
+        command = [str(self._python), "-s", *arguments]
+        process.start(command, limits={"DATA": most, "FSIZE": most}, has_network=False)
         outcome = process.wait()
         if outcome != "ok":
             return JobResult(outcome=outcome)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -175,6 +178,38 @@ def test_nothing_is_inherited(world: JobWorld, monkeypatch: pytest.MonkeyPatch) 
     assert "CANARY" not in world.log.read_text()
     assert "OF_THE_STEP" in world.log.read_text()
     assert f"{world.private} 0o40700" in world.log.read_text()
+
+
+NETWORK = """
+import socket, threading
+
+try:
+    socket.create_connection(("127.0.0.1", %d), timeout=5)
+    print("the host was reached")
+except OSError as error:
+    print("the host was not reached:", error)
+server = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(server.getsockname(), timeout=5)
+print("its own loopback works", len(files("weights")))
+"""
+
+
+def test_a_program_does_not_reach_the_hosts_network(world: JobWorld) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as host:
+        program = API + OUTPUTS + NETWORK % host.getsockname()[1]
+        with python_job(world, {"main.py": program}, files=(FilesInput(dataset="weights"),)) as workload:
+            workload.prepare()
+            run(workload, world)
+    if not can_leave_network():
+        pytest.skip("this kernel does not let a process make a network of its own")
+    assert "the host was not reached" in world.log.read_text()
+    assert "its own loopback works 1" in world.log.read_text()
+
+
+def can_leave_network() -> bool:
+    """Whether root or an unprivileged user namespace may."""
+    done = subprocess.run(["unshare", *([] if os.getuid() == 0 else ["--user"]), "--net", "true"], check=False)
+    return done.returncode == 0
 
 
 def test_nothing_of_a_program_runs_before_the_lease(world: JobWorld) -> None:
