@@ -6,7 +6,8 @@ request   what an endpoint does once a channel key is agreed: open 8 KiB of AES-
 step      what a batch step does from sealed part to sealed part: open encrypted Parquet, run a row at a time with
           the step's own code, write encrypted Parquet; against the same from plain Parquet to plain Parquet
 
-Not in it: starting the guest, attestation, lease, and loading the model, which a step pays once.
+Requests alternate one by one, and a round's figure is the quotient of medians. Not in it: starting the guest,
+attestation, lease, and loading the model, which a step pays once.
 
     python benchmarks/inference.py [--rounds 7] [--rows 200]
 """
@@ -20,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,28 +51,29 @@ def cpu_and_wall(work: Callable[[], object]) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def requests(model: Model, rows: list[bytes]) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A request at a time: sealed, and plain."""
+Pair = tuple[Callable[[], object], Callable[[], object]]
+"""The same work: sealed, and plain."""
+
+
+def requests(model: Model, rows: list[bytes]) -> list[Pair]:
+    """A pair for each request."""
     channel = AESGCM(secrets.token_bytes(32))
-    sent = [(number.to_bytes(12), channel.encrypt(number.to_bytes(12), row, AAD)) for number, row in enumerate(rows)]
 
     def run(row: bytes) -> bytes:
         return model.run(pa.table({"features": pa.array([row], pa.binary())}))["target_label"].tobytes()
 
-    def sealed() -> None:
-        for nonce, body in sent:
-            scores = run(channel.decrypt(nonce, body, AAD))
-            channel.encrypt(b"\xff" + nonce[1:], scores, AAD)
+    def sealed(number: int, body: bytes) -> None:
+        scores = run(channel.decrypt(number.to_bytes(12), body, AAD))
+        channel.encrypt((1 << 95 | number).to_bytes(12), scores, AAD)
 
-    def plain() -> None:
-        for row in rows:
-            run(row)
-
-    return sealed, plain
+    return [
+        (partial(sealed, number, channel.encrypt(number.to_bytes(12), row, AAD)), partial(run, row))
+        for number, row in enumerate(rows)
+    ]
 
 
-def steps(model: Model, table: pa.Table, folder: Path) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A whole part: sealed, and plain."""
+def steps(model: Model, table: pa.Table, folder: Path) -> list[Pair]:
+    """One pair, of a whole part."""
     sealed_part, plain_part = folder / "sealed", folder / "plain"
     write_sealed_parquet(table.to_batches(), sealed_part, schema=table.schema, data_key=DATA_KEY, aad=AAD)
     pq.write_table(table, plain_part)
@@ -86,7 +89,24 @@ def steps(model: Model, table: pa.Table, folder: Path) -> tuple[Callable[[], Non
     def plain() -> None:
         pq.write_table(run(pq.read_table(plain_part)), folder / "out")
 
-    return sealed, plain
+    return [(sealed, plain)]
+
+
+def measured(pairs: list[Pair], *, sealed_first: bool) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Median CPU and wall time of the pairs, one after the other: of the sealed, and of the plain ones."""
+    times = [
+        (cpu_and_wall(sealed), cpu_and_wall(plain))
+        if sealed_first
+        else (cpu_and_wall(plain), cpu_and_wall(sealed))[::-1]
+        for sealed, plain in pairs
+    ]
+    sealed, plain = ([found[side] for found in times] for side in (0, 1))
+    return _median(sealed), _median(plain)
+
+
+def _median(times: list[tuple[float, float]]) -> tuple[float, float]:
+    cpu, wall = zip(*times, strict=True)
+    return statistics.median(cpu), statistics.median(wall)
 
 
 def main() -> None:
@@ -100,19 +120,18 @@ def main() -> None:
     rows = [values.astype("<i4").tobytes() for values in random.integers(0, 257, size=(options.rows, 2048))]
     table = pa.table({"features": pa.array(rows, pa.binary())})
     with tempfile.TemporaryDirectory() as folder:
-        pairs = {"request": requests(model, rows), "step": steps(model, table, Path(folder))}
-        for sealed, plain in pairs.values():
-            sealed(), plain()
+        kinds = {"request": requests(model, rows), "step": steps(model, table, Path(folder))}
+        for pairs in kinds.values():
+            measured(pairs, sealed_first=True)
         ratios: dict[str, list[float]] = {}
         costs: dict[str, list[float]] = {}
         for number in range(options.rounds):
-            for name, (sealed, plain) in pairs.items():
-                order = (sealed, plain) if number % 2 else (plain, sealed)
-                measured = {work: cpu_and_wall(work) for work in order}
+            for name, pairs in kinds.items():
+                sealed, plain = measured(pairs, sealed_first=bool(number % 2))
                 for index, unit in enumerate(("CPU", "wall")):
-                    ratio = measured[sealed][index] / measured[plain][index]
-                    ratios.setdefault(f"{name}, sealed to plain, {unit}", []).append(ratio)
-                costs.setdefault(f"{name}, plain, CPU ms a row", []).append(measured[plain][0] * 1000 / options.rows)
+                    ratios.setdefault(f"{name}, sealed to plain, {unit}", []).append(sealed[index] / plain[index])
+                a_row = plain[0] * 1000 * len(pairs) / options.rows
+                costs.setdefault(f"{name}, plain, CPU ms a row", []).append(a_row)
     report(ratios, costs)
 
 
