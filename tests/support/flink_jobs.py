@@ -53,6 +53,19 @@ def build_installation(folder: Path) -> ImageInstallation:
     return ImageInstallation(environment=environment, java_home=java_home, jars=folder)
 
 
+def processes_of(folder: Path) -> list[int]:
+    """Processes whose working directory is this one: the cluster's."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "cwd").readlink() == folder:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
 @dataclass(kw_only=True)
 class StreamWorld:
     """One job's folders, its sealed inputs, and the keys that a lease would bring."""

@@ -9,9 +9,9 @@ from typing import get_args
 
 import pytest
 
-from ppml_airflow.domain.documents import BooleanParam, DateParam, DecimalParam, EnumParam, IntegerParam
+from ppml_airflow.domain.documents import BooleanParam, DateParam, DecimalParam, EnumParam, IntegerParam, Limits
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.workloads.job import JobResult
+from ppml_airflow.workloads.job import JobResult, TableInput, WorkloadJob, require_tables
 from ppml_airflow.workloads.params import typed_params
 from ppml_airflow.workloads.registry import WORKLOADS, find_workload
 from ppml_airflow.workloads.vocabulary import MEANING, Outcome, outcome_of
@@ -73,3 +73,18 @@ def test_an_unknown_workload_is_refused_with_those_that_are() -> None:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_a_workload_is_found_where_the_registry_says(name: str) -> None:
     assert callable(find_workload(name).prepare)
+
+
+def test_a_stream_is_refused_by_an_engine_that_reads_tables() -> None:
+    job = WorkloadJob(
+        code=CHECKOUT,
+        argv=(),
+        params={},
+        environment={},
+        inputs=(TableInput(view="clicks", columns=(), parts=(), is_stream=True),),
+        outputs=(),
+        limits=Limits(wall_s=1, memory_mib=1024, cores=1),
+    )
+    with pytest.raises(ConfigurationError, match="clicks is a stream; Spark reads and writes tables") as refused:
+        require_tables(job, engine="Spark")
+    assert refused.value.code == "unfit_input"

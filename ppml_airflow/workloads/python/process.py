@@ -18,7 +18,7 @@ from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.units import MIB
 from ppml_airflow.workloads.environment import process_environment
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
+from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob, require_tables
 from ppml_airflow.workloads.outputs import collect_tables
 from ppml_airflow.workloads.params import typed_literals
 from ppml_airflow.workloads.process import JobProcess, write_private
@@ -36,6 +36,7 @@ class PythonProcess:
 
     def __init__(self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path) -> None:
         installation.require(installation.python)
+        require_tables(job, engine="Python")
         self.job = job
         self._python = installation.python
         own = {"OMP_NUM_THREADS": str(job.limits.cores), "ARROW_DEFAULT_MEMORY_POOL": "system"}

@@ -17,7 +17,7 @@ import pytest
 from ppml_airflow.workloads.flink.sql import FlinkSql
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobResult, TableOutput
-from tests.support.flink_jobs import StreamWorld
+from tests.support.flink_jobs import StreamWorld, processes_of
 
 CLICKS = {"at": "timestamp[us, tz=UTC]", "page": "string", "cost": "decimal128(8, 2)"}
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,19 +48,6 @@ def prepared(world: StreamWorld, sql: str, *, flink: ImageInstallation, **job: d
 
 def ended(workload: FlinkSql, world: StreamWorld) -> JobResult:
     return workload.run(keys=world.keys(), on_progress=lambda percent: None)
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Processes whose working directory is this one: the cluster's."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (entry / "cwd").readlink() == folder:
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
 
 
 def task_manager(folder: Path) -> int:
