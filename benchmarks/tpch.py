@@ -207,13 +207,16 @@ def main() -> None:
             Session(folder / "s", tables=sealed, limits=limits, keys=keys, is_plain=False) as sealed_session,
         ):
             pairs: list[tuple[Pass, Pass]] = []
-            for number in range(options.warm_ups + options.pairs):
-                order = (plain_session, sealed_session) if number % 2 else (sealed_session, plain_session)
-                took = {id(session): session.run_pass() for session in order}
-                pairs.append((took[id(plain_session)], took[id(sealed_session)]))
-                told = ", ".join(f"{total(one, 0):.1f} s" for one in pairs[-1])
-                kind = "warm-up" if number < options.warm_ups else "pair"
-                print(f"{kind}: plain, sealed CPU {told}; load {os.getloadavg()[0]:.1f}", flush=True)
+            try:
+                for number in range(options.warm_ups + options.pairs):
+                    order = (plain_session, sealed_session) if number % 2 else (sealed_session, plain_session)
+                    took = {id(session): session.run_pass() for session in order}
+                    pairs.append((took[id(plain_session)], took[id(sealed_session)]))
+                    told = ", ".join(f"{total(one, 0):.1f} s" for one in pairs[-1])
+                    kind = "warm-up" if number < options.warm_ups else "pair"
+                    print(f"{kind}: plain, sealed CPU {told}; load {os.getloadavg()[0]:.1f}", flush=True)
+            except KeyboardInterrupt:
+                print(f"interrupted; {len(pairs)} pairs were measured, of {options.warm_ups + options.pairs}")
         report(pairs[options.warm_ups :])
 
 

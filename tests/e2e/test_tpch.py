@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 
 from tests.support import tpch
 from tests.support.commands import Commands, processes_of
-from tests.support.spark_guests import CHECKOUT
+from tests.support.ready_images import take_over_images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -24,9 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 @pytest.fixture(scope="module")
 def ppml() -> Iterator[Commands]:
     home = Path(tempfile.mkdtemp(prefix="ppml-"))
-    image = Path(os.environ.get("PPML_HOME", CHECKOUT / ".ppml")) / "images" / "spark"
-    if image.is_dir():
-        shutil.copytree(image, home / "images" / "spark", symlinks=True)
+    take_over_images(home, "spark")
     yield Commands(home)
     left = processes_of(home)
     shutil.rmtree(home, ignore_errors=True)
