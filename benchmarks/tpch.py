@@ -53,16 +53,19 @@ def make_tables(folder: Path, *, scale_factor: str, data_key: bytes) -> tuple[li
         sys.exit("tpchgen-cli is not installed: pip install 'ppml-airflow[demo]'")
     arguments = ["parquet", "--quiet", "--scale-factor", scale_factor, "--output-dir", str(folder / "made")]
     subprocess.run([tpchgen, *arguments], check=True)
-    sealed, plain = [], []
+    sealed: list[TableInput] = []
+    plain: list[TableInput] = []
     for made in sorted((folder / "made").glob("*.parquet")):
         source, paths = open_source(made), [folder / kind / made.stem / "part-00000" for kind in ("sealed", "plain")]
         for path in paths:
             path.parent.mkdir(parents=True)
         write_sealed_parquet(source.batches(), paths[0], schema=source.schema, data_key=data_key, aad=aad_of(paths[0]))
         copy_plain(*paths, data_key=data_key)
-        columns = columns_of(source.schema)
-        sealed.append(TableInput(view=made.stem, columns=columns, parts=(paths[0],)))
-        plain.append(TableInput(view=made.stem, columns=columns, parts=(paths[1],)))
+        size = paths[0].stat().st_size
+        for tables, path in zip((sealed, plain), paths, strict=True):
+            tables.append(
+                TableInput(view=made.stem, columns=columns_of(source.schema), parts=(path,), sealed_bytes=size)
+            )
     return sealed, plain
 
 
@@ -216,8 +219,11 @@ def main() -> None:
                     kind = "warm-up" if number < options.warm_ups else "pair"
                     print(f"{kind}: plain, sealed CPU {told}; load {os.getloadavg()[0]:.1f}", flush=True)
             except KeyboardInterrupt:
-                print(f"interrupted; {len(pairs)} pairs were measured, of {options.warm_ups + options.pairs}")
-        report(pairs[options.warm_ups :])
+                print(f"interrupted after {len(pairs)} of {options.warm_ups + options.pairs} pairs")
+        counted = pairs[options.warm_ups :]
+        if not counted:
+            sys.exit("nothing was measured after the warm-ups")
+        report(counted)
 
 
 if __name__ == "__main__":

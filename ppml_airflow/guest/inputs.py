@@ -47,6 +47,7 @@ class VerifiedInput:
             view=self.manifest.dataset,
             columns=self.manifest.columns,
             parts=self.parts,
+            sealed_bytes=sum(part.size for part in self.manifest.parts),
             is_stream=self.manifest.body in STREAM_BODIES,
         )
 

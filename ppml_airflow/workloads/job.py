@@ -34,6 +34,8 @@ class TableInput:
     columns: tuple[Column, ...]
     parts: tuple[Path, ...]
     is_stream: bool = False
+    sealed_bytes: int = 0
+    """Size of the sealed parts, of which padded ones are laid out after the lease only; 0 if nobody said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,10 @@ class SparkProcess(JobProcess):
         require_tables(job, engine="Spark")
         self._installation = installation
         self._options = settings.java_options(
-            private.resolve(), limits=job.limits, heap_share=heap_share, input_bytes=_input_bytes(job)
+            private.resolve(),
+            limits=job.limits,
+            heap_share=heap_share,
+            input_bytes=sum(table.sealed_bytes for table in job.inputs),
         )
         environment = settings.job_environment(
             private.resolve(), installation=installation, code=job.code, approved=job.environment
@@ -63,10 +66,6 @@ class SparkProcess(JobProcess):
 
     def _is_out_of_memory(self, code: int | None) -> bool:
         return code == _EXIT_OUT_OF_MEMORY and "OutOfMemoryError" in self.log_tail()
-
-
-def _input_bytes(job: WorkloadJob) -> int:
-    return sum(part.stat().st_size for table in job.inputs for part in table.parts)
 
 
 def require_spark(installation: ImageInstallation) -> None:

@@ -204,6 +204,14 @@ def test_a_program_that_cannot_run_is_refused_in_full(
         workload.prepare()
 
 
+def test_a_table_that_is_laid_out_after_the_lease_only_can_be_prepared_for(
+    world: JobWorld, installation: ImageInstallation
+) -> None:
+    world.grant("visits", {"plan": "string"}, parts=(world.folder / "unpadded" / "part-00000",))
+    with python_job(world, {"main.py": OUTPUTS}, installation=installation) as workload:
+        assert set(workload.prepare()) == {"report"}
+
+
 def test_a_job_that_was_not_prepared_fails(world: JobWorld, installation: ImageInstallation) -> None:
     with python_job(world, {"main.py": OUTPUTS}, installation=installation) as workload:
         assert run(workload, world).outcome == "job_failed"
