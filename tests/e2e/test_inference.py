@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,3 +139,37 @@ def test_a_missing_column_is_named_before_anything_runs(ppml: Commands, sources:
     pq.write_table(pa.table({"sample": [1], "bytes": [b"1"]}), sources / "other.parquet")
     done = ppml(*arguments(sources, samples="other.parquet"), expect=2)
     assert "dataset samples has no column features" in done.stderr
+
+
+def kill_the_child(home: Path, *, killed: threading.Event) -> None:
+    """Kill the process that holds the model, once there is one of this home."""
+    root = PrivateFolders.of_home(home).root
+    until = time.monotonic() + 120
+    while not killed.wait(0.01) and time.monotonic() < until:
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes()
+                is_child = b"inference.child" in words and b"supervisor" not in words
+                if is_child and (process / "cwd").readlink().is_relative_to(root):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    killed.set()
+            except OSError:
+                continue
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+def test_a_killed_child_fails_the_attempt_and_the_next_run_commits(ppml: Commands, sources: Path) -> None:
+    versions = ppml.home / "storage" / "kinds"
+    before = sorted(path.name for path in versions.glob("[0-9]*"))
+    killed = threading.Event()
+    killer = threading.Thread(target=kill_the_child, args=(ppml.home,), kwargs={"killed": killed})
+    killer.start()
+    done = ppml(*arguments(sources), expect=2)
+    killer.join()
+    assert killed.is_set()
+    assert "out_of_memory" in done.stdout or "more memory than its step allows" in done.stderr
+    assert sorted(path.name for path in versions.glob("[0-9]*")) == before
+    assert processes_of(ppml.home) == []
+    ppml(*arguments(sources))
+    assert len(list(versions.glob("[0-9]*"))) == len(before) + 1
