@@ -6,7 +6,7 @@ NAME ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check image format unit e2e docs bench constraints
+.PHONY: help setup demo up down test check image format unit e2e container docs bench constraints
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,10 +37,13 @@ image: setup ## set up the images of Spark and Flink, so that the tests that nee
 	@$(PPML) image set-up flink
 
 unit: setup ## unit and conformance tests only
-	@$(BIN)/pytest -q -m "not e2e" $(ARGS)
+	@$(BIN)/pytest -q -m "not e2e and not container" $(ARGS)
 
 e2e: setup ## the whole pipeline with real processes
 	@$(BIN)/pytest -q -m e2e $(ARGS)
+
+container: setup ## the docker runtime, with a Docker daemon of its own (needs root) or the one that DOCKER_HOST names
+	@scripts/docker-daemon $(BIN)/pytest -q -m container $(ARGS)
 
 format: setup ## format and repair what can be repaired
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from airflow.sdk import BaseOperator
 
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Disclosure, Input, Limits, Output, Param, Step
+from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
 from ppml_airflow.errors import ConfigurationError, PpmlError
 from ppml_airflow.operators.errors import airflow_errors
+from ppml_airflow.operators.guest_trigger import GuestTrigger
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.operators.launches import describe_event, launch_request, require_not_refused
 from ppml_airflow.operators.runs import open_run
+from ppml_airflow.operators.triggers import require_no_problem
 from ppml_airflow.units import spell_trust
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from ppml_airflow.enclaves.runtimes.runtime import EnclaveRuntime
     from ppml_airflow.protocol.client import BrokerClient
     from ppml_airflow.protocol.launches import GuestEvent
-    from ppml_airflow.protocol.messages import StepStatus
+    from ppml_airflow.protocol.messages import LaunchRequest, StepStatus
 
 _MEMORY = re.compile(r"^([1-9]\d{0,6})([mg])$")
 _KILL_TIMEOUT_S = 3.0
@@ -46,7 +49,7 @@ class EnclaveOperator(BaseOperator):
         output_files: number of parts of a table, of files in a folder: fixed, so that it says nothing of the data.
         image: the trusted image.
         policy: name of the owner's policy that evidence is judged by.
-        runtime: where the enclave runs: `process`.
+        runtime: where the enclave runs: `process` or `docker`; where the connection says if None.
         memory: at most this much memory, such as `2g` or `1500m`.
         cores: at most so many cores.
         time_limit_s: at most so long.
@@ -68,7 +71,7 @@ class EnclaveOperator(BaseOperator):
         output_files: int = 1,
         image: str,
         policy: str = "default",
-        runtime: str = "process",
+        runtime: str | None = None,
         memory: str = "2g",
         cores: int = 2,
         time_limit_s: int = 3600,
@@ -98,7 +101,8 @@ class EnclaveOperator(BaseOperator):
         self.disclosed = {name: (low, high) for name, (low, high) in (disclosed or {}).items()}
         self.pipeline = pipeline
         self.ppml_conn_id = ppml_conn_id
-        self._at_work: tuple[EnclaveRuntime, PpmlHook, str] | None = None
+        self._at_work: tuple[Callable[[], None], PpmlHook, str] | None = None
+        """What ends the guest, while there is one."""
 
     # ---------------------------------------------------------------- what an engine says of itself
 
@@ -122,7 +126,10 @@ class EnclaveOperator(BaseOperator):
     # ---------------------------------------------------------------- the task
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Open the run, start the guest, hold the connection until it is done, return the reference."""
+        """Open the run, start the guest, stay with it until it is done, return the reference.
+
+        A process is stayed with here, by a connection that is held. A container is left to a trigger (`GuestTrigger`).
+        """
         with airflow_errors(self.dag.fileloc):
             hook = PpmlHook(self.ppml_conn_id)
             with hook.broker() as broker:
@@ -132,13 +139,22 @@ class EnclaveOperator(BaseOperator):
                     status = self._run(run.run_id, hook=hook, broker=broker)
                 return self._reference(status)
 
+    def execute_complete(self, context: Context, event: dict[str, str]) -> dict[str, Any]:
+        """Go on when the container has ended: the broker is asked; the event is a bell, or says what went wrong."""
+        with airflow_errors(self.dag.fileloc):
+            require_no_problem(event)
+            hook = PpmlHook(self.ppml_conn_id)
+            with hook.broker() as broker:
+                run = open_run(broker, context=context, pipeline=self.pipeline, patience_s=hook.patience_s)
+                return self._reference(broker.status(run.run_id, self.task_id))
+
     def on_kill(self) -> None:
-        """Close the connection, which ends the guest, and fence the attempt at the broker."""
+        """End the guest that this worker is with, and fence the attempt at the broker."""
         if self._at_work is None:
             return
-        runtime, hook, run_id = self._at_work
-        runtime.close()
+        end, hook, run_id = self._at_work
         try:
+            end()
             with hook.broker(timeout_s=_KILL_TIMEOUT_S) as broker:
                 broker.cancel(run_id, self.task_id)
         except PpmlError as error:
@@ -188,10 +204,21 @@ class EnclaveOperator(BaseOperator):
     def _run(self, run_id: str, *, hook: PpmlHook, broker: BrokerClient) -> StepStatus:
         request = launch_request(self, role="job", run_id=run_id, hook=hook, broker=broker)
         runtime = hook.runtime(self.runtime)
-        self._at_work = (runtime, hook, run_id)
+        if isinstance(runtime, DockerRuntime):
+            self._leave_to_trigger(runtime, request=request, hook=hook, run_id=run_id)
+        self._at_work = (runtime.close, hook, run_id)
         runtime.run(request, on_event=self._show)
         self._at_work = None
         return broker.status(run_id, self.task_id)
+
+    def _leave_to_trigger(
+        self, runtime: DockerRuntime, *, request: LaunchRequest, hook: PpmlHook, run_id: str
+    ) -> NoReturn:
+        watch_id = runtime.start(request)
+        self._at_work = (partial(runtime.end, watch_id), hook, run_id)
+        self.log.info("step %s: a container is being started; waiting for it without a worker", self.task_id)
+        trigger = GuestTrigger(ppml_conn_id=self.ppml_conn_id, run_id=run_id, step=self.task_id, watch_id=watch_id)
+        self.defer(trigger=trigger, method_name="execute_complete")
 
     def _show(self, event: GuestEvent) -> None:
         self.log.info("step %s: %s", self.task_id, describe_event(event))

@@ -1,8 +1,9 @@
 """The connection `ppml`: the broker, the agents, the storage and the runtimes that operators talk to.
 
 `host` is the broker's address (http://, https:// or unix:/path), `password` its token; the rest are extras:
-`storage`, `quoting` (socket), `owner_agent`, `recipient_agent`, `passports`, and `patience_s` (how long a service that
-does not answer is waited for, 300 by default). None of them is a key, a policy or a measurement.
+`storage`, `quoting` (socket), `owner_agent`, `recipient_agent`, `passports`, `runtime` (where enclaves run whose step
+does not say it, `process` by default), and `patience_s` (how long a service that does not answer is waited for, 300 by
+default). None of them is a key, a policy or a measurement.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from ppml_airflow.units import spell_trust
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from ppml_airflow.enclaves.runtimes.runtime import EnclaveRuntime
+    from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
+    from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
 
 DEFAULT_PATIENCE_S = 300.0
 _NO_RUN = "0" * 32
@@ -81,17 +83,21 @@ class PpmlHook(BaseHook):
         """A client of an agent: `owner` is at the extra `owner_agent`; close it after use."""
         return JsonClient(self._extra(f"{name}_agent"))
 
-    def runtime(self, name: str = "process") -> EnclaveRuntime:
-        """The runtime that starts enclaves.
+    @property
+    def quoting(self) -> str:
+        """The socket of the quoting service."""
+        return self._extra("quoting")
+
+    def runtime(self, name: str | None = None) -> ProcessRuntime | DockerRuntime:
+        """The runtime that starts enclaves: of this name, else the connection's.
 
         Raises:
             ConfigurationError: there is no runtime of that name.
         """
-        if name != "process":
-            raise ConfigurationError(f"runtime {name} is unknown", hint="runtimes: process")
-        from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
+        from ppml_airflow.enclaves.runtimes.registry import find_runtime
 
-        return ProcessRuntime(Path(self._extra("quoting")))
+        chosen = name or str(self.connection.extra_dejson.get("runtime") or "process")
+        return find_runtime(chosen, socket_path=Path(self.quoting))
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask broker, token, agents, storage and quoting service, as the form's Test button does."""

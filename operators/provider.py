@@ -7,11 +7,12 @@ from typing import Any
 _TEXT = {"type": ["string", "null"]}
 _FIELDS = {
     "storage": "Folder of the sealed datasets",
-    "quoting": "Socket of the quoting service (process runtime)",
+    "quoting": "Socket of the quoting service",
     "owner_agent": "Address of the owner's agent",
     "model_owner_agent": "Address of a second owner's agent, if there is one",
     "recipient_agent": "Address of the recipient's agent",
     "passports": "Folder of the passports",
+    "runtime": "Where enclaves run whose step does not say it: process or docker",
     "patience_s": "Seconds to wait for a service that does not answer",
 }
 

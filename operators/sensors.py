@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseSensorOperator
 
-from ppml_airflow.errors import BY_KIND, ConfigurationError, PolicyDeniedError, PpmlError, UnavailableError
+from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.operators.enclaves import EnclaveOperator
 from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.operators.launches import describe_event, launch_request, require_not_refused
 from ppml_airflow.operators.runs import open_run
-from ppml_airflow.operators.triggers import StepTrigger, Until, is_settled
+from ppml_airflow.operators.triggers import StepTrigger, Until, is_settled, require_no_problem
 from ppml_airflow.units import spell_trust
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ class AttestationSensor(BaseSensorOperator):
     def execute_complete(self, context: Context, event: dict[str, str]) -> dict[str, str]:
         """Go on after a wait: the broker is asked again, the event is only a bell."""
         with airflow_errors(self.dag.fileloc):
-            if event["woken"] == "unavailable":
-                raise UnavailableError(event["reason"])
-            if event["woken"] == "refused":
-                raise BY_KIND.get(event["kind"], PpmlError)(event["reason"], code=event["code"], hint=event["hint"])
+            require_no_problem(event)
         return self._advance(context, is_attested=event["until"] == "granted")
 
     def _advance(self, context: Context, *, is_attested: bool) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -12,7 +12,7 @@ import httpx
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from ppml_airflow import canonical
-from ppml_airflow.errors import PpmlError, UnavailableError
+from ppml_airflow.errors import BY_KIND, PpmlError, UnavailableError
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.protocol.client import raise_problem
 from ppml_airflow.protocol.messages import StepStatus
@@ -56,9 +56,7 @@ class StepTrigger(BaseTrigger):
                 await self._wait(client, patience_s=hook.patience_s)
             event = {"woken": "settled"}
         except PpmlError as error:
-            woken = "unavailable" if isinstance(error, UnavailableError) else "refused"
-            problem = {"kind": type(error).__name__, "code": error.code, "reason": error.message, "hint": error.hint}
-            event = {"woken": woken, **problem}
+            event = problem_event(error)
         yield TriggerEvent({**event, "until": self.until})  # type: ignore[no-untyped-call]  # Airflow leaves it untyped
 
     async def _wait(self, client: httpx.AsyncClient, *, patience_s: float) -> None:
@@ -81,6 +79,28 @@ class StepTrigger(BaseTrigger):
         if text != shown:
             self.log.info("step %s %s", self.step, text)
         return text
+
+
+def problem_event(error: PpmlError) -> dict[str, str]:
+    """An error as the payload of an event."""
+    woken = "unavailable" if isinstance(error, UnavailableError) else "refused"
+    return {
+        "woken": woken,
+        "kind": type(error).__name__,
+        "code": error.code,
+        "reason": error.message,
+        "hint": error.hint,
+    }
+
+
+def require_no_problem(event: Mapping[str, str]) -> None:
+    """Raise the error that an event carries.
+
+    Raises:
+        PpmlError: of the class that it had in the trigger.
+    """
+    if event["woken"] != "settled":
+        raise BY_KIND.get(event["kind"], PpmlError)(event["reason"], code=event["code"], hint=event["hint"])
 
 
 def is_settled(status: StepStatus, *, until: Until) -> bool:
@@ -108,8 +128,22 @@ async def ask_status(client: httpx.AsyncClient, *, run_id: str, step: str) -> St
         UnavailableError: no answer.
         PpmlError: what the broker answered with.
     """
+    return await _ask(client, "GET", f"/ppml/v1/runs/{run_id}/steps/{quote(step)}")
+
+
+async def cancel_step(client: httpx.AsyncClient, *, run_id: str, step: str) -> StepStatus:
+    """Fence the attempt of a step.
+
+    Raises:
+        UnavailableError: no answer.
+        PpmlError: what the broker answered with.
+    """
+    return await _ask(client, "POST", f"/ppml/v1/runs/{run_id}/steps/{quote(step)}/cancel")
+
+
+async def _ask(client: httpx.AsyncClient, method: str, path: str) -> StepStatus:
     try:
-        response = await client.get(f"/ppml/v1/runs/{run_id}/steps/{quote(step)}")
+        response = await client.request(method, path)
     except httpx.TransportError as error:
         raise UnavailableError(f"broker does not answer: {type(error).__name__}") from error
     if response.is_error:

@@ -1,4 +1,4 @@
-"""`ppml image`: set up trusted images on this machine, measure them, accept a measurement as the owner.
+"""`ppml image`: set up or build trusted images on this machine, measure them, accept a measurement as the owner.
 
 A policy's reference value is signed right after a set-up that built the image, or when a person says `--accept`; an
 image that measures otherwise later is denied until then.
@@ -18,12 +18,15 @@ from pathlib import Path
 
 import click
 
+from ppml_airflow import canonical
 from ppml_airflow.cli.home import Home, private_folder, require_checkout
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import POLICY, accept_measurement, ensure_simulated_domain
 from ppml_airflow.cli.stack import Stack
 from ppml_airflow.domain.documents import Approval
-from ppml_airflow.enclaves.images import image_lock, set_up_image
+from ppml_airflow.enclaves.containers.daemon import connect
+from ppml_airflow.enclaves.containers.images import Sources, build_image, load_record, measure_container_image
+from ppml_airflow.enclaves.images import SetUp, image_lock, set_up_image
 from ppml_airflow.enclaves.measurement import FileDigestCache, Measurement, difference, measure
 from ppml_airflow.errors import ConfigurationError
 
@@ -47,15 +50,26 @@ def set_up(name: str) -> None:
     ensure_image(home, owner=owner, name=name, say=click.echo)
 
 
+@image.command("build")
+@click.argument("name", default="spark")
+@click.option("--base", help="A base image that the daemon has, by tag or digest, instead of one made by debootstrap.")
+def build(name: str, *, base: str | None) -> None:
+    """Build an image for the docker runtime, and accept its image id. In a simulated domain, made if there is none."""
+    home = Home.default()
+    owner = ensure_simulated_domain(home, now=datetime.now(UTC))
+    ensure_container_image(home, owner=owner, name=name, base=base, say=click.echo)
+
+
 @image.command("measure")
 @click.argument("name", default="spark")
+@click.option("--runtime", type=click.Choice(["process", "docker"]), default="process", show_default=True)
 @click.option("--accept", is_flag=True, help="Sign the next version of each policy that names this image.")
 @click.option("--diff", "show_difference", is_flag=True, help="List what differs from the accepted image.")
-def measure_(name: str, *, accept: bool, show_difference: bool) -> None:
-    """Measure an image as it lies on this disk, and compare it with what the policies accept."""
+def measure_(name: str, *, runtime: str, accept: bool, show_difference: bool) -> None:
+    """Measure an image as it is now, on this disk or at the Docker daemon, and compare it with the policies."""
     home = Home.default()
     owner = Owner.load(home)
-    measurement = measure_image(home, name)
+    measurement = measure_image(home, name, runtime=runtime)
     click.echo(f"measurement: {measurement.hex}")
     click.echo(f"files: {measurement.files}, {measurement.size} bytes")
     for policy in owner.policies().values():
@@ -64,9 +78,9 @@ def measure_(name: str, *, accept: bool, show_difference: bool) -> None:
             verdict = "accepted" if measurement.hex in accepted.measurements else "NOT accepted"
             click.echo(f"policy {policy.name} version {policy.version}: {verdict}")
     if show_difference:
-        click.echo("\n".join(_difference(home, name, measurement)))
+        click.echo("\n".join(_difference(_listing(home, name, runtime=runtime), measurement)))
     if accept:
-        _accept(home, owner=owner, name=name, measurement=measurement, say=click.echo)
+        _accept(home, owner=owner, name=name, measurement=measurement, runtime=runtime, say=click.echo)
 
 
 def ensure_image(home: Home, *, owner: Owner, name: str, say: Say) -> None:
@@ -78,10 +92,7 @@ def ensure_image(home: Home, *, owner: Owner, name: str, say: Say) -> None:
     record = home.image(name) / _RECORD
     before = record.read_bytes() if record.exists() else b""
     checkout = require_checkout()
-    source = checkout / "images" / name
-    if not source.is_dir():
-        known = ", ".join(sorted(path.parent.name for path in (checkout / "images").glob("*/requirements.txt")))
-        raise ConfigurationError(f"there is no image {name}; there are: {known}")
+    source = _source(checkout, name)
     set_up_image(
         name,
         source=source,
@@ -91,25 +102,50 @@ def ensure_image(home: Home, *, owner: Owner, name: str, say: Say) -> None:
         progress=say,
     )
     if record.read_bytes() != before or not _is_named(owner, name):
-        _accept(home, owner=owner, name=name, measurement=measure_image(home, name), say=say)
+        measurement = measure_image(home, name)
+        _accept(home, owner=owner, name=name, measurement=measurement, runtime="process", say=say)
 
 
-def ensure_images(home: Home, *, owner: Owner, approval: Approval, say: Say) -> None:
-    """Set up every image that a pipeline's steps name, one by one, and accept what was built.
+def ensure_container_image(home: Home, *, owner: Owner, name: str, base: str | None = None, say: Say) -> None:
+    """Build an image for the docker runtime from this checkout unless it is there, and accept what was built.
 
     Raises:
-        ConfigurationError: as `ensure_image`.
+        ConfigurationError: no checkout, no root for the base system, or the build failed.
+        UnavailableError: no Docker daemon, or nothing can be fetched.
     """
+    checkout = require_checkout()
+    _source(checkout, name)
+    images = private_folder(home.path / "images")
+    before = load_record(images, name)
+    sources = Sources(
+        checkout=checkout, domain=owner.domain, wheel=build_wheel(checkout, into=images / ".wheels"), base=base
+    )
+    record = build_image(connect(), name, sources=sources, images=images, say=say)
+    if record != before or not _is_named(owner, name):
+        measurement = measure_image(home, name, runtime="docker")
+        _accept(home, owner=owner, name=name, measurement=measurement, runtime="docker", say=say)
+
+
+def ensure_images(home: Home, *, owner: Owner, approval: Approval, runtime: str = "process", say: Say) -> None:
+    """Have every image that a pipeline's steps name, one by one, and accept what was built.
+
+    Raises:
+        PpmlError: as `ensure_image` and `ensure_container_image`.
+    """
+    ensure = ensure_container_image if runtime == "docker" else ensure_image
     for name in sorted({step.image for step in approval.steps}):
-        ensure_image(home, owner=owner, name=name, say=say)
+        ensure(home, owner=owner, name=name, say=say)
 
 
-def measure_image(home: Home, name: str) -> Measurement:
-    """Measure an image as it lies on the disk now.
+def measure_image(home: Home, name: str, *, runtime: str = "process") -> Measurement:
+    """Measure an image as it is now: on the disk, or for the docker runtime as the daemon has it.
 
     Raises:
         ConfigurationError: it is not set up.
+        UnavailableError: no Docker daemon.
     """
+    if runtime == "docker":
+        return measure_container_image(connect(), name, images=home.path / "images")
     folder = home.image(name)
     if not folder.is_dir():
         raise ConfigurationError(f"image {name} is not set up", hint=f"ppml image set-up {name}")
@@ -169,19 +205,45 @@ def _is_named(owner: Owner, name: str) -> bool:
     return any(name in policy.images for policy in owner.policies().values())
 
 
-def _accept(home: Home, *, owner: Owner, name: str, measurement: Measurement, say: Say) -> None:
+def _source(checkout: Path, name: str) -> Path:
+    source = checkout / "images" / name
+    if not (source / "requirements.txt").is_file() or name == "base":
+        known = {path.parent.name for path in (checkout / "images").glob("*/requirements.txt")} - {"base"}
+        raise ConfigurationError(f"there is no image {name}; there are: {', '.join(sorted(known))}")
+    return source
+
+
+def _accept(home: Home, *, owner: Owner, name: str, measurement: Measurement, runtime: str, say: Say) -> None:
     names = [policy.name for policy in owner.policies().values() if name in policy.images] or [POLICY]
-    for policy in accept_measurement(home, owner=owner, image=name, measurement=measurement.hex, names=names):
+    beside = _measured_elsewhere(home, name, runtime=runtime)
+    for policy in accept_measurement(
+        home, owner=owner, image=name, measurement=measurement.hex, beside=beside, names=names
+    ):
         say(f"policy {policy.name} version {policy.version} signed: image {name} measures {measurement.hex[:16]}…")
-    (home.image(name) / _LISTING).write_text(json.dumps(dict(measurement.listing)))
+    _listing(home, name, runtime=runtime).write_text(json.dumps(dict(measurement.listing)))
     stack = Stack(home)
     if stack.is_running():
         with stack.broker() as broker:
             owner.publish(broker)
 
 
-def _difference(home: Home, name: str, measurement: Measurement) -> list[str]:
-    path = home.image(name) / _LISTING
+def _measured_elsewhere(home: Home, name: str, *, runtime: str) -> str | None:
+    """How the image measures in the other runtime, by the record of its set-up; None if it has none there."""
+    if runtime == "process":
+        built = load_record(home.path / "images", name)
+        return None if built is None else built.image_id.removeprefix("sha256:")
+    record = home.image(name) / _RECORD
+    return canonical.decode(record.read_bytes(), into=SetUp).measurement if record.is_file() else None
+
+
+def _listing(home: Home, name: str, *, runtime: str) -> Path:
+    """Where the listing of what was accepted lies."""
+    if runtime == "docker":
+        return home.path / "images" / f"{name}.container-{_LISTING}"
+    return home.image(name) / _LISTING
+
+
+def _difference(path: Path, measurement: Measurement) -> list[str]:
     if not path.exists():
         return ["no accepted listing to compare with"]
     changes = difference(json.loads(path.read_text()), measurement.listing)

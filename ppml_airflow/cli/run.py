@@ -25,7 +25,8 @@ from ppml_airflow.cli.home import Home, write_private
 from ppml_airflow.cli.image import ensure_images
 from ppml_airflow.cli.simulated import airflow_token, ensure_simulated_domain
 from ppml_airflow.domain.documents import Approval, Step
-from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
+from ppml_airflow.enclaves.runtimes.registry import RUNTIMES, find_runtime
+from ppml_airflow.enclaves.runtimes.runtime import EnclaveRuntime
 from ppml_airflow.errors import PpmlError
 from ppml_airflow.protocol.agents import run_agent_task
 from ppml_airflow.protocol.client import BrokerClient, JsonClient
@@ -39,12 +40,13 @@ from ppml_airflow.units import format_instant
 @click.option("--dag", "dag_id", help="Which DAG of the file, if it has several.")
 @click.option("--conf", default="{}", help="Params of the run, as JSON.")
 @click.option("--source", "sources", multiple=True, metavar="[NAME=]FILE", help="The file that is sealed as NAME.")
-def run(file: Path, *, dag_id: str | None, conf: str, sources: tuple[str, ...]) -> None:
+@click.option("--runtime", type=click.Choice(list(RUNTIMES)), default="process", help="Where enclaves run.")
+def run(file: Path, *, dag_id: str | None, conf: str, sources: tuple[str, ...], runtime: str) -> None:
     """Compile, sign and run the pipeline in FILE."""
     home, say = Home.default(), acting.StageClock()
     given = dict(map(parse_source, sources))
     with acting.alone(home, say=say):
-        run_file(home, file=file, dag_id=dag_id, params=_params(conf), given=given, say=say)
+        run_file(home, file=file, dag_id=dag_id, params=_params(conf), given=given, runtime=runtime, say=say)
 
 
 def run_file(
@@ -54,6 +56,7 @@ def run_file(
     dag_id: str | None,
     params: Mapping[str, Any],
     given: Mapping[str, Path],
+    runtime: str = "process",
     say: acting.Say,
 ) -> None:
     """Do all of `ppml run`, and print where result and passport are.
@@ -65,7 +68,7 @@ def run_file(
         check_source(path)
     owner = ensure_simulated_domain(home, now=datetime.now(UTC))
     compiled, code = _compiled(home, file=file, dag_id=dag_id, domain_id=owner.domain.domain_id)
-    ensure_images(home, owner=owner, approval=compiled, say=say)
+    ensure_images(home, owner=owner, approval=compiled, runtime=runtime, say=say)
     datasets = sealed_datasets(compiled)
     known = {dataset: source_in_file(home, dataset) for dataset in datasets}
     chosen = {dataset: path for dataset, path in known.items() if path is not None and path.exists()} | dict(given)
@@ -78,7 +81,10 @@ def run_file(
         acting.serving(home, owner=owner, approval=approval, sources=sources, sealers=sealers) as stack,
         stack.broker(token=airflow_token(home)) as broker,
     ):
-        passport = _run_pipeline(home, broker=broker, approval=approval, code=code, params=params, say=say)
+        enclaves = find_runtime(runtime, socket_path=home.socket("quoting"))
+        passport = _run_pipeline(
+            home, broker=broker, approval=approval, code=code, params=params, enclaves=enclaves, say=say
+        )
     report = acting.check_passport(home, passport)
     say(f"passport verified offline: run {report.run_id} {report.outcome}, trust: SIMULATED")
     acting.print_outcome(home, approval=approval, passport=passport)
@@ -107,6 +113,7 @@ def _run_pipeline(
     approval: Approval,
     code: Path,
     params: Mapping[str, Any],
+    enclaves: EnclaveRuntime,
     say: acting.Say,
 ) -> Path:
     """One run from opening to passport. A run that fails is closed, too, and leaves its passport."""
@@ -120,7 +127,7 @@ def _run_pipeline(
     opened = broker.open_run(request)
     say(f"run {opened.run_id} opened, slot {opened.slot}, trust: SIMULATED")
     try:
-        _do_steps(home, broker=broker, approval=approval, run_id=opened.run_id, code=code, say=say)
+        _do_steps(home, broker=broker, approval=approval, run_id=opened.run_id, code=code, enclaves=enclaves, say=say)
     except PpmlError:
         acting.print_passport(home, passport=_store_passport(home, broker=broker, run_id=opened.run_id))
         raise
@@ -128,7 +135,14 @@ def _run_pipeline(
 
 
 def _do_steps(
-    home: Home, *, broker: BrokerClient, approval: Approval, run_id: str, code: Path, say: acting.Say
+    home: Home,
+    *,
+    broker: BrokerClient,
+    approval: Approval,
+    run_id: str,
+    code: Path,
+    enclaves: EnclaveRuntime,
+    say: acting.Say,
 ) -> None:
     sealers = load_sealers(code, home=home)
     for name in sealed_datasets(approval):
@@ -146,7 +160,7 @@ def _do_steps(
                 broker=f"unix:{home.socket('broker')}",
                 storage=str(home.storage),
             )
-            result = ProcessRuntime(home.socket("quoting")).run(launch, on_event=_telling(step, role=role, say=say))
+            result = enclaves.run(launch, on_event=_telling(step, role=role, say=say))
             say(f"step {step.name}: {role} {result.state}")
     delivered = sorted(delivery_sinks(home, approval=approval))
     _ask_agent(home, "recipient", verb="deliver", names=delivered, run_id=run_id, say=say)

@@ -133,23 +133,28 @@ def ensure_dataset_key(home: Home, *, owner: Owner, dataset: str, now: datetime)
     )
 
 
-def accept_measurement(home: Home, *, owner: Owner, image: str, measurement: str, names: Iterable[str]) -> list[Policy]:
+def accept_measurement(
+    home: Home, *, owner: Owner, image: str, measurement: str, beside: str | None = None, names: Iterable[str]
+) -> list[Policy]:
     """Sign the next version of each policy that does not accept exactly this measurement of an image.
 
     Args:
         home: whose platform's root evidence must lead to.
         owner: signs.
         image: its name.
-        measurement: the only one that the image may have from now on.
+        measurement: the only one that the image may have from now on,
+        beside: or this one of another runtime, where it is accepted already.
         names: of the policies.
     """
     signed = []
     for name in names:
         newest = owner.policies().get(name)
-        reference = ImageReference(measurements=(measurement,))
+        accepted = newest.images[image].measurements if newest is not None and image in newest.images else ()
+        kept = tuple(known for known in accepted if known == beside and known != measurement)
+        reference = ImageReference(measurements=(measurement, *kept))
         if newest is None:
             policy = _first_policy(home, domain=owner.domain, name=name, image=image, reference=reference)
-        elif newest.images.get(image) == reference:
+        elif set(accepted) == set(reference.measurements):
             continue
         else:
             policy = msgspec.structs.replace(

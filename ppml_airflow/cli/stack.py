@@ -161,7 +161,8 @@ class Stack:
 def core_services(home: Home) -> list[Service]:
     """Quoting service, broker and agents, their configuration written."""
     write_broker_settings(home)
-    quoting = ("--home", str(home.path), "--socket", str(home.socket("quoting")))
+    broker = f"unix:{home.socket('broker')}"
+    quoting = ("--home", str(home.path), "--socket", str(home.socket("quoting")), "--broker", broker)
     return [
         _service(home, "quoting", "ppml_airflow.enclaves.quoting", *quoting),
         _service(home, "broker", "ppml_airflow.broker", "--config", str(home.broker / "broker.yaml")),
@@ -174,7 +175,7 @@ def core_services(home: Home) -> list[Service]:
 
 def service_environment(home: Home) -> dict[str, str]:
     """What a service gets of the environment: paths and language, nothing else of who started it."""
-    kept = ("PATH", "HOME", "LANG", "TMPDIR", "TZ")
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "DOCKER_HOST")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "PPML_HOME": str(home.path),
         "PYTHONUNBUFFERED": "1",

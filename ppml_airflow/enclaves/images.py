@@ -251,7 +251,7 @@ def _intact(plan: _Plan) -> SetUp | None:
 
 
 def _inputs(plan: _Plan, *, digests: Mapping[str, Digest]) -> Digest:
-    parts = [*digests.values(), plan.domain.domain_id, _digest_of_wheel(plan.wheel), environments.describe_java()]
+    parts = [*digests.values(), plan.domain.domain_id, digest_of_wheel(plan.wheel), environments.describe_java()]
     for root in (plan.source, plan.jvm):
         for path in sorted(root.rglob("*")) if root.is_dir() else ():
             if path.is_file() and "__pycache__" not in path.parts and "build" not in path.relative_to(root).parts[:1]:
@@ -263,7 +263,7 @@ def _digest_of(path: Path, *, text: str) -> Digest:
     return canonical.digest([text, canonical.digest_bytes(path.read_bytes())])
 
 
-def _digest_of_wheel(wheel: Path) -> Digest:
+def digest_of_wheel(wheel: Path) -> Digest:
     """Of what a wheel holds; building it again changes its timestamps only."""
     try:
         with zipfile.ZipFile(wheel) as archive:

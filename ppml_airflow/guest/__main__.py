@@ -1,7 +1,8 @@
-"""`python -I -m ppml_airflow.guest --channel FD --parent PID`: what the quoting service starts and measures.
+"""`python -I -m ppml_airflow.guest --channel FD --parent PID | --socket PATH`: what the quoting service starts.
 
 All that it is told comes over the socket handed over at its start; all that it says goes there. Job processes do not
-inherit that socket, so they can neither ask for a quote nor speak.
+inherit that socket, so they can neither ask for a quote nor speak. In a container it is the first process and connects
+to the socket by its path; the service takes one connection there, before anything of a job is in the container.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from ppml_airflow.enclaves.installation import load_domain, load_installation
 from ppml_airflow.errors import UnavailableError
-from ppml_airflow.guest.process import harden, require_clean_environment
+from ppml_airflow.guest.process import die_with_channel, die_with_parent, harden, require_clean_environment
 from ppml_airflow.guest.session import Surroundings, WorkloadFactory, run_guest
 from ppml_airflow.guest.speech import Speech
 from ppml_airflow.protocol.client import BrokerClient
@@ -31,14 +32,20 @@ from ppml_airflow.workloads.registry import find_workload
 def main() -> int:
     """Run one guest."""
     parser = argparse.ArgumentParser(prog="ppml_airflow.guest")
-    parser.add_argument("--channel", type=int, required=True, help="the socket that the quoting service handed over")
-    parser.add_argument("--parent", type=int, required=True, help="the quoting service's process")
+    parser.add_argument("--channel", type=int, help="the socket that the quoting service handed over")
+    parser.add_argument("--parent", type=int, help="the quoting service's process")
+    parser.add_argument("--socket", type=Path, help="in a container: the quoting service's socket")
     arguments = parser.parse_args()
-    os.set_inheritable(arguments.channel, False)
-    channel = LineSocket(socket.socket(fileno=arguments.channel))
+    connection = _connect(arguments.socket) if arguments.socket else socket.socket(fileno=arguments.channel)
+    connection.set_inheritable(False)
+    channel = LineSocket(connection)
     speech = Speech(channel.send)
     try:
-        harden(parent=arguments.parent)
+        harden()
+        if arguments.socket:
+            die_with_channel(connection)
+        else:
+            die_with_parent(arguments.parent)
         require_clean_environment(os.environ)
         request = channel.receive(LaunchRequest)
         if request is None:
@@ -49,6 +56,13 @@ def main() -> int:
         channel.send(speech.problem(error))
         return 1
     return 0
+
+
+def _connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(path))
+    Path(os.environ["TMPDIR"]).mkdir(mode=0o700)
+    return connection
 
 
 def _surroundings(folder: Path, *, quoter: Callable[[bytes], bytes]) -> Surroundings:

@@ -1,6 +1,6 @@
 """The guest's own process: dies with the service that measured it, hides its memory, inherits nothing.
 
-Source: prctl(2).
+Source: prctl(2), poll(2).
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ import ctypes
 import os
 import re
 import resource
+import select
 import signal
+import socket
+import threading
 from collections.abc import Mapping
 
 from ppml_airflow.errors import ConfigurationError, UnavailableError
@@ -18,21 +21,37 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _REFUSED = re.compile(r"LD_.*|PYTHON.*|GLIBC_.*|(_JAVA|JAVA_TOOL|JDK_JAVA)_OPTIONS|CLASSPATH")
 
 
-def harden(*, parent: int) -> None:
-    """Die with the parent, hide memory from debuggers, leave no core file.
+def harden() -> None:
+    """Hide memory from debuggers, leave no core file."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    Args:
-        parent: the process that started this one and knows its measurement.
+
+def die_with_parent(parent: int) -> None:
+    """Die with the process that started this one and knows its measurement.
 
     Raises:
-        UnavailableError: the parent is gone already.
+        UnavailableError: it is gone already.
     """
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         raise UnavailableError("the service that started this guest is gone", code="service_gone")
+
+
+def die_with_channel(channel: socket.socket) -> None:
+    """End this process, the first of its container, and with it the container, when the service closes the channel."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(channel, select.POLLRDHUP)
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="channel", daemon=True).start()
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def require_clean_environment(environment: Mapping[str, str]) -> None:

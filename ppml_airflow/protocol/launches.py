@@ -1,7 +1,9 @@
 """What runtime, quoting service and guest say to each other on one machine: JSON lines over a Unix socket.
 
-    runtime -> service   LaunchRequest          then silence: closing the connection ends the guest
-    service -> guest     LaunchRequest          the same bytes
+    runtime -> service   LaunchRequest          then silence: closing the connection ends the guest; or, if watched,
+                                                -> WatchStarted, and the guest lives while its watch is renewed
+    anybody -> service   WatchRequest           -> WatchAnswer; knows the guest by the watch's random id
+    service -> guest     LaunchRequest          the same bytes; to a container with the paths as they are inside
     guest   -> service   QuoteRequest           -> QuoteAnswer, for the measurement of that guest only
     guest   -> runtime   GuestEvent ...         through the service, which decodes and forwards
     guest   -> runtime   GuestResult | GuestProblem, the last line
@@ -21,7 +23,7 @@ from msgspec import Meta
 from ppml_airflow import canonical
 from ppml_airflow.canonical import MAX_DOCUMENT_BYTES, Document
 from ppml_airflow.errors import BY_KIND, MalformedInputError, PpmlError, UnavailableError
-from ppml_airflow.protocol.messages import Published
+from ppml_airflow.protocol.messages import LaunchRequest, Published
 from ppml_airflow.units import Digest, HexId
 
 T = TypeVar("T")
@@ -93,8 +95,31 @@ class GuestProblem(Document, tag_field="type", tag="problem", frozen=True, kw_on
         return BY_KIND.get(self.kind, PpmlError)(self.detail, code=self.code, hint=self.hint)
 
 
+class WatchStarted(Document, tag_field="type", tag="watched", frozen=True, kw_only=True):
+    """The guest is being started. Whoever knows this id renews its watch, or ends it."""
+
+    watch_id: HexId
+
+
+class WatchRequest(Document, tag_field="type", tag="watch", frozen=True, kw_only=True):
+    """Renew a watch, or end its guest."""
+
+    watch_id: HexId
+    seen: Annotated[int, Meta(ge=0)]
+    """How many events the asker has had."""
+    end: bool = False
+
+
+class WatchAnswer(Document, tag_field="type", tag="watching", frozen=True, kw_only=True):
+    """What a watched guest has said since, and how it ended; null while it runs."""
+
+    events: tuple[GuestEvent, ...]
+    last: GuestResult | GuestProblem | None
+
+
 FromGuest = QuoteRequest | GuestEvent | GuestResult | GuestProblem
-ToRuntime = GuestEvent | GuestResult | GuestProblem
+ToService = LaunchRequest | WatchRequest
+ToRuntime = GuestEvent | GuestResult | GuestProblem | WatchStarted | WatchAnswer
 
 
 class LineSocket:

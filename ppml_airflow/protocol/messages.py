@@ -27,18 +27,24 @@ class Bundle(Document, frozen=True, kw_only=True):
     manifests: tuple[Envelope, ...]
 
 
-class LaunchRequest(Document, frozen=True, kw_only=True):
-    """From a runtime to the quoting service, and from there, unread, to the guest."""
+RuntimeName = Literal["process", "docker"]
+
+
+class LaunchRequest(Document, tag_field="type", tag="launch", frozen=True, kw_only=True):
+    """From a runtime to the quoting service, and from there to the guest, to whom all of it is untrusted."""
 
     image: Name
+    runtime: RuntimeName = "process"
+    is_watched: bool = False
+    """The guest outlives this connection and lives as long as its watch is renewed."""
     role: Literal["preflight", "job"]
     step: Name
     bundle: Bundle
     code: Mapping[RelativePath, bytes]
     broker: str
-    """http://, https:// or unix:/path."""
+    """http://, https:// or unix:/path. A container is told the socket that leads there instead."""
     storage: str
-    """The folder of sealed datasets."""
+    """The folder of sealed datasets. A container is told where it is mounted instead."""
 
 
 class OpenRun(Document, frozen=True, kw_only=True):

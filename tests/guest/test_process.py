@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,10 @@ from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.guest.process import require_clean_environment
 from tests.support.small_images import wait_until
 
-HARDENED = "from ppml_airflow.guest.process import harden; import os, sys; harden(parent=int(sys.argv[1])); "
+HARDENED = (
+    "from ppml_airflow.guest.process import die_with_parent, harden; import os, sys; "
+    "harden(); die_with_parent(int(sys.argv[1])); "
+)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +74,18 @@ def test_a_guest_dies_with_the_service_that_started_it(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_until(lambda: not Path(f"/proc/{child}").exists() or ") Z" in Path(f"/proc/{child}/stat").read_text())
+
+
+def test_a_guest_in_a_container_dies_when_the_service_closes_its_channel() -> None:
+    ours, theirs = socket.socketpair()
+    code = (
+        "import socket, sys, time; from ppml_airflow.guest.process import die_with_channel; "
+        "channel = socket.socket(fileno=int(sys.argv[1])); die_with_channel(channel); channel.sendall(b'x'); "
+        "time.sleep(600)"
+    )
+    guest = subprocess.Popen([sys.executable, "-c", code, str(theirs.fileno())], pass_fds=(theirs.fileno(),))
+    theirs.close()
+    assert ours.recv(1) == b"x"
+    assert guest.poll() is None
+    ours.close()
+    assert guest.wait(10) == 1

@@ -51,8 +51,8 @@ def test_a_connection_of_a_broker_alone_is_good_enough_for_sensors_after_a_step(
 
 def test_an_unknown_runtime_is_refused(broker, agent, tmp_path, monkeypatch):
     connect(monkeypatch, broker=broker.url, agent=agent.url, folder=tmp_path)
-    with pytest.raises(ConfigurationError, match="runtime docker is unknown"):
-        PpmlHook().runtime("docker")
+    with pytest.raises(ConfigurationError, match="runtime moon is unknown"):
+        PpmlHook().runtime("moon")
 
 
 @pytest.mark.parametrize("name", ["storage", "passports"])

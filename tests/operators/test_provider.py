@@ -33,8 +33,10 @@ def test_the_form_has_a_field_for_everything_that_the_hook_reads():
         "storage",
         "quoting",
         "owner_agent",
+        "model_owner_agent",
         "recipient_agent",
         "passports",
+        "runtime",
         "patience_s",
     }
 

@@ -143,8 +143,9 @@ def test_an_event_that_says_settled_opens_nothing_by_itself(dag, broker):
 
 
 def test_a_broker_that_stayed_away_may_be_tried_again(dag):
+    event = {"woken": "unavailable", "kind": "UnavailableError", "reason": "down", "code": "unavailable", "hint": ""}
     with pytest.raises(UnavailableError, match="down"):
-        dag.get_task(AFTER).execute_complete(context(dag), {"woken": "unavailable", "reason": "down"})
+        dag.get_task(AFTER).execute_complete(context(dag), event)
 
 
 def test_a_refusal_met_by_the_trigger_fails_the_sensor(dag):

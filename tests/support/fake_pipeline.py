@@ -18,7 +18,16 @@ from ppml_airflow import canonical
 from ppml_airflow.canonical import digest_bytes
 from ppml_airflow.domain.documents import Approval, Run, RunClosed
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, PpmlError, UnavailableError
-from ppml_airflow.protocol.launches import GuestEvent, GuestProblem, GuestResult, LineSocket
+from ppml_airflow.protocol.launches import (
+    GuestEvent,
+    GuestProblem,
+    GuestResult,
+    LineSocket,
+    ToService,
+    WatchAnswer,
+    WatchRequest,
+    WatchStarted,
+)
 from ppml_airflow.protocol.messages import (
     AgentTask,
     AgentTaskView,
@@ -35,6 +44,7 @@ from ppml_airflow.signing import Envelope, SignedDocument, SigningKey
 KEY = SigningKey.generate()
 TOKEN = "the-token"
 PASSPORT = b'{"passport":1}'
+WATCH = "e" * 32
 ZERO = digest_bytes(b"")
 
 
@@ -326,8 +336,17 @@ class FakeQuotingService:
                 self._launch(LineSocket(connection))
 
     def _launch(self, client: LineSocket) -> None:
-        request = client.receive(LaunchRequest)
+        request = client.receive(ToService)
+        if isinstance(request, WatchRequest):
+            client.send(self._renewed(request))
+            return
         self.launched.append(request)
+        if request.is_watched:
+            self._watched = WatchAnswer(events=(), last=None)
+            client.send(WatchStarted(watch_id=WATCH))
+            for message in self.guest(request):
+                self._keep(message)
+            return
         for message in self.guest(request):
             client.send(message)
             if isinstance(message, GuestResult | GuestProblem):
@@ -335,6 +354,17 @@ class FakeQuotingService:
         while client.receive_line() is not None:
             pass
         self.ended.set()
+
+    def _keep(self, message: Answer) -> None:
+        kept = {"events": (*self._watched.events, message)} if isinstance(message, GuestEvent) else {"last": message}
+        self._watched = msgspec.structs.replace(self._watched, **kept)
+
+    def _renewed(self, request: WatchRequest) -> WatchAnswer | GuestProblem:
+        if request.watch_id != WATCH:
+            return GuestProblem.of(UnavailableError("the enclave is gone", code="watch_lapsed"))
+        if request.end:
+            self.ended.set()
+        return msgspec.structs.replace(self._watched, events=self._watched.events[request.seen :])
 
 
 def committed(*, state: str = "committed") -> GuestResult:
@@ -345,7 +375,9 @@ def committed(*, state: str = "committed") -> GuestResult:
     )
 
 
-def connect(environment: Any, *, broker: str, agent: str, folder: Path, patience_s: float = 0.3) -> None:
+def connect(
+    environment: Any, *, broker: str, agent: str, folder: Path, patience_s: float = 0.3, runtime: str = "process"
+) -> None:
     """The connection `ppml_default` by environment (a pytest monkeypatch)."""
     extra = {
         "storage": str(folder / "storage"),
@@ -354,6 +386,7 @@ def connect(environment: Any, *, broker: str, agent: str, folder: Path, patience
         "recipient_agent": agent,
         "passports": str(folder / "passports"),
         "patience_s": patience_s,
+        "runtime": runtime,
     }
     document = {"conn_type": "ppml", "host": broker, "password": TOKEN, "extra": extra}
     environment.setenv("AIRFLOW_CONN_PPML_DEFAULT", json.dumps(document))

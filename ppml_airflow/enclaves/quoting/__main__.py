@@ -1,4 +1,4 @@
-"""`python -m ppml_airflow.enclaves.quoting --home PPML_HOME --socket PATH`: the quoting service as a process."""
+"""`python -m ppml_airflow.enclaves.quoting --home PPML_HOME --socket PATH [...]`: the quoting service as a process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="ppml_airflow.enclaves.quoting", description="Launch, measure, quote guests.")
     parser.add_argument("--home", type=Path, required=True, help="PPML_HOME")
     parser.add_argument("--socket", type=Path, required=True, help="the Unix socket to listen on")
+    parser.add_argument("--storage", type=Path, help="the sealed datasets, for containers; PPML_HOME/storage")
+    parser.add_argument("--broker", help="the broker's address, for containers")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     os.umask(0o077)
     try:
-        service = QuotingService(home=arguments.home.resolve(), socket_path=arguments.socket)
+        home = arguments.home.resolve()
+        service = QuotingService(
+            home=home,
+            socket_path=arguments.socket,
+            storage=arguments.storage or home / "storage",
+            broker=arguments.broker,
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop())
         service.serve()

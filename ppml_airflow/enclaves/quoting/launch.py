@@ -8,6 +8,7 @@ import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from ppml_airflow.enclaves.installation import load_installation
 from ppml_airflow.enclaves.measurement import Measurement
@@ -18,14 +19,43 @@ _PATH = "/usr/local/bin:/usr/bin:/bin"
 _SAID_BYTES = 2000
 
 
-class Guest:
-    """A running guest. It leads a session of its own, so that all it starts can be ended with it.
+class Guest(Protocol):
+    """A running guest, wherever it runs.
 
     Attributes:
         measurement: taken by the service just before the start; what quotes for this guest say.
-        channel: the service's end of the socket.
+        channel: the service's end of the socket, once `meet` has returned.
         has_quote: whether a quote was made, and so whether the guest may hold secrets.
     """
+
+    measurement: Measurement
+    channel: LineSocket
+    has_quote: bool
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether the kernel killed the guest for want of memory; known once it has finished."""
+        ...
+
+    def meet(self) -> None:
+        """Wait until the guest has taken its end of the socket."""
+        ...
+
+    def kill(self) -> None:
+        """End the guest and everything that it started, at once. Safe from any thread, any number of times."""
+        ...
+
+    def finish(self, *, patience_s: float = 0) -> int:
+        """Wait a little for the guest to end by itself, then end it and leave nothing. Returns its exit code."""
+        ...
+
+    def last_words(self) -> str:
+        """The end of what the guest printed, if no quote was made for it: without a quote it was given no secret."""
+        ...
+
+
+class ProcessGuest:
+    """A guest that is a process. It leads a session of its own, so that all it starts can be ended with it."""
 
     def __init__(self, folder: Path, *, measurement: Measurement, private_folders: PrivateFolders) -> None:
         self.measurement = measurement
@@ -65,6 +95,9 @@ class Guest:
                 start_new_session=True,
             )
 
+    def meet(self) -> None:
+        """Nothing to wait for: it has inherited its end of the socket."""
+
     def kill(self) -> None:
         """End the guest and everything that it started, at once. Safe from any thread, any number of times."""
         with self._ending:
@@ -81,6 +114,11 @@ class Guest:
             self._exit_code = self._process.wait()
         self._private_folders.sweep(self._private)
         return self._exit_code
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Never: a process has the memory of the whole machine, its job a limit of its own."""
+        return False
 
     def last_words(self) -> str:
         """The end of what the guest printed, if no quote was made for it: without a quote it was given no secret."""

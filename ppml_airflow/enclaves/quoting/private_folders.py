@@ -45,10 +45,12 @@ class PrivateFolders:
         name = canonical.digest_bytes(os.fsencode(home.resolve()))[7:15]
         return cls(Path(tempfile.gettempdir()) / f"ppml-guests-{name}")
 
-    def make(self) -> Path:
-        """Make an empty private directory."""
+    def make(self, *, in_memory: bool = True) -> Path:
+        """Make an empty private directory, in memory where it can be."""
         folder = self.root / secrets.token_hex(4)
         folder.mkdir(mode=0o700)
+        if not in_memory:
+            return folder
         options = (b"tmpfs", os.fsencode(folder), b"tmpfs", _MS_NOSUID | _MS_NODEV, _TMPFS_OPTIONS)
         if _libc.mount(*options) != 0:
             _log.debug("no tmpfs for %s: %s", folder, os.strerror(ctypes.get_errno()))

@@ -1,7 +1,8 @@
 """The quoting service of the simulated platform: a Unix socket on which runtimes launch guests.
 
-One connection, one guest. The service measures the image now, starts the guest, hands it the request unread, answers
-its requests for a quote with *that* measurement, and forwards its events. Closing the connection kills the guest.
+One connection, one guest. The service measures the image now, starts the guest as a process or in a container, hands it
+the request, answers its requests for a quote with *that* measurement, and forwards its events. Closing the connection
+kills the guest; one that is watched lives as long as its watch is renewed (`holders`).
 
 Refuses: a request that names a measurement (there is no field for one), a second service for the same installation.
 
@@ -23,7 +24,9 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.enclaves.images import image_lock
 from ppml_airflow.enclaves.measurement import FileDigestCache, Measurement, measure
-from ppml_airflow.enclaves.quoting.launch import Guest
+from ppml_airflow.enclaves.quoting.containers import ContainerHost
+from ppml_airflow.enclaves.quoting.holders import Connection, Holder, Watches
+from ppml_airflow.enclaves.quoting.launch import Guest, ProcessGuest
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, PpmlError, UnavailableError
 from ppml_airflow.protocol.launches import (
@@ -34,6 +37,9 @@ from ppml_airflow.protocol.launches import (
     LineSocket,
     QuoteAnswer,
     QuoteRequest,
+    ToService,
+    WatchRequest,
+    WatchStarted,
 )
 from ppml_airflow.protocol.messages import LaunchRequest
 
@@ -46,15 +52,19 @@ _PATIENCE_S = 2.0
 class QuotingService:
     """Serves one installation until stopped."""
 
-    def __init__(self, *, home: Path, socket_path: Path) -> None:
+    def __init__(self, *, home: Path, socket_path: Path, storage: Path, broker: str | None) -> None:
         self._home = home
         self._socket_path = socket_path
+        self._storage = storage
+        self._broker = broker
+        self._watches = Watches()
         self._platform = SimulatedPlatform.load(home / "tee")
         self._cache = FileDigestCache()
         self._measuring = threading.Lock()
         self._stopping = threading.Event()
         self._connections: set[socket.socket] = set()
         self._private_folders: PrivateFolders
+        self._containers: ContainerHost
         self._listener: socket.socket
 
     def serve(self) -> None:
@@ -67,6 +77,13 @@ class QuotingService:
             self._take_lock(stack)
             self._private_folders = PrivateFolders.of_home(self._home)
             self._private_folders.sweep_all()
+            self._containers = ContainerHost(
+                images=self._home / "images",
+                storage=self._storage,
+                broker=self._broker,
+                folders=self._private_folders,
+            )
+            self._containers.sweep_all()
             self._write_collateral()
             self._listen(stack)
             threading.Thread(target=self._renew_collateral, daemon=True).start()
@@ -82,6 +99,7 @@ class QuotingService:
             for connection in list(self._connections):
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RD)  # as if its client had gone: its guest is killed
+            self._watches.end_all()
             for thread in threads:
                 thread.join()
             self._private_folders.remove()
@@ -126,35 +144,58 @@ class QuotingService:
     def _serve_connection(self, connection: socket.socket) -> None:
         client = LineSocket(connection)
         try:
-            self._launch(client)
+            self._answer(client)
         except PpmlError as error:
             with suppress(UnavailableError):
                 client.send(GuestProblem.of(error))
-        except Exception:
-            _log.exception("a launch failed")
-            with suppress(UnavailableError):
-                client.send(GuestProblem.of(UnavailableError("the quoting service failed", code="service_failed")))
         finally:
             self._connections.discard(connection)
             client.close()
 
-    def _launch(self, client: LineSocket) -> None:
+    def _answer(self, client: LineSocket) -> None:
         line = client.receive_line()
         if line is None:
             return
-        image = canonical.decode(line, into=LaunchRequest).image
-        folder = self._home / "images" / image
+        request: LaunchRequest | WatchRequest = canonical.decode(line, into=ToService)  # type: ignore[arg-type]  # a union
+        if isinstance(request, WatchRequest):
+            client.send(self._watches.answer(request))
+            return
+        holder: Holder = Connection(client)
+        if request.is_watched:
+            watch_id, holder = self._watches.add()
+            client.send(WatchStarted(watch_id=watch_id))
+            client.close()
+        holder.finish(self._guest_of(request, holder=holder, line=line))
+
+    def _guest_of(self, request: LaunchRequest, *, holder: Holder, line: bytes) -> GuestResult | GuestProblem:
+        """Launch a guest and see it to its end, well or ill."""
+        try:
+            if request.runtime == "docker":
+                return self._launch_container(request, holder=holder)
+            return self._launch_process(request, holder=holder, line=line)
+        except PpmlError as error:
+            return GuestProblem.of(error)
+        except Exception:
+            _log.exception("a launch failed")
+            return GuestProblem.of(UnavailableError("the quoting service failed", code="service_failed"))
+
+    def _launch_process(self, request: LaunchRequest, *, holder: Holder, line: bytes) -> GuestResult | GuestProblem:
+        folder = self._home / "images" / request.image
         folder.parent.mkdir(parents=True, exist_ok=True)
         with image_lock(folder, exclusive=False):
-            client.send(GuestEvent(state="measuring"))
+            holder.tell(GuestEvent(state="measuring"))
             measurement = self._measure(folder)
-            client.send(GuestEvent(state="starting"))
-            guest = Guest(folder, measurement=measurement, private_folders=self._private_folders)
-            try:
-                last = self._accompany(guest, client=client, request=line)
-            finally:
-                guest.finish()
-        client.send(last)
+            holder.tell(GuestEvent(state="starting"))
+            guest = ProcessGuest(folder, measurement=measurement, private_folders=self._private_folders)
+            return self._accompany(guest, holder=holder, line=line)
+
+    def _launch_container(self, request: LaunchRequest, *, holder: Holder) -> GuestResult | GuestProblem:
+        holder.tell(GuestEvent(state="measuring"))
+        measurement = self._containers.measure(request.image)
+        _log.info("container image %s measures %s", request.image, measurement.hex)
+        holder.tell(GuestEvent(state="starting"))
+        guest = self._containers.start(request, measurement=measurement)
+        return self._accompany(guest, holder=holder, line=self._containers.line_for(request))
 
     def _measure(self, folder: Path) -> Measurement:
         with self._measuring:
@@ -162,24 +203,25 @@ class QuotingService:
         _log.info("image %s measures %s", folder.name, measurement.hex)
         return measurement
 
-    def _accompany(self, guest: Guest, *, client: LineSocket, request: bytes) -> GuestResult | GuestProblem:
-        """Serve a guest until it has said its last line, which is returned."""
-        watch = threading.Thread(target=_kill_when_gone, args=(client, guest))
+    def _accompany(self, guest: Guest, *, holder: Holder, line: bytes) -> GuestResult | GuestProblem:
+        """Serve a guest until it has said its last line, which is returned; then nothing of it is left."""
+        watch = threading.Thread(target=_kill_when_gone, args=(holder, guest))
         wall = threading.Timer(_OUTER_WALL_S, guest.kill)
         wall.daemon = True
         wall.start()
         watch.start()
         try:
-            return self._converse(guest, client=client, request=request)
+            guest.meet()
+            return self._converse(guest, holder=holder, line=line)
         finally:
             wall.cancel()
-            with suppress(OSError):
-                client.connection.shutdown(socket.SHUT_RD)
+            holder.release()
             watch.join()
+            guest.finish()
 
-    def _converse(self, guest: Guest, *, client: LineSocket, request: bytes) -> GuestResult | GuestProblem:
+    def _converse(self, guest: Guest, *, holder: Holder, line: bytes) -> GuestResult | GuestProblem:
         with suppress(UnavailableError):
-            guest.channel.send_line(request)
+            guest.channel.send_line(line)
         while (message := self._next(guest)) is not None:
             match message:
                 case QuoteRequest():
@@ -189,10 +231,16 @@ class QuotingService:
                     )
                     guest.channel.send(QuoteAnswer(quote=quote))
                 case GuestEvent():
-                    client.send(message)
+                    holder.tell(message)
                 case GuestResult() | GuestProblem():
                     return message
         words, code = guest.last_words(), guest.finish(patience_s=_PATIENCE_S)
+        if guest.is_out_of_memory:
+            raise ConfigurationError(
+                "the enclave needed more memory than its step allows",
+                code="out_of_memory",
+                hint="ask the owner to approve higher limits for the step, or let the job need less",
+            )
         raise UnavailableError(
             f"the guest ended without an answer, exit code {code}{f': {words}' if words else ''}",
             code="guest_ended",
@@ -208,8 +256,7 @@ class QuotingService:
         return message
 
 
-def _kill_when_gone(client: LineSocket, guest: Guest) -> None:
-    """End the guest when the client closes its connection, or says anything more."""
-    with suppress(OSError):
-        client.connection.recv(1)
+def _kill_when_gone(holder: Holder, guest: Guest) -> None:
+    """End the guest when nobody wants it any more."""
+    holder.wait_until_gone()
     guest.kill()

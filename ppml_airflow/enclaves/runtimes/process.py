@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from ppml_airflow.errors import UnavailableError
+from ppml_airflow.errors import MalformedInputError, UnavailableError
 from ppml_airflow.protocol.launches import GuestEvent, GuestProblem, GuestResult, LineSocket, ToRuntime
 from ppml_airflow.protocol.messages import LaunchRequest
 
@@ -32,14 +32,7 @@ class ProcessRuntime:
             UnavailableError: no quoting service, or it or the guest went away.
             PpmlError: what the guest or the service refused, by the class it had there.
         """
-        with socket.socket(socket.AF_UNIX) as connection:
-            try:
-                connection.connect(str(self._socket_path))
-            except OSError as error:
-                raise UnavailableError(
-                    f"the quoting service at {self._socket_path} does not answer: {error.strerror or error}",
-                    hint="is it running? ppml up starts it",
-                ) from error
+        with connect(self._socket_path) as connection:
             self._service = LineSocket(connection)
             return _follow(self._service, request=request, on_event=on_event)
 
@@ -49,16 +42,46 @@ class ProcessRuntime:
             self._service.close()
 
 
+def connect(socket_path: Path) -> socket.socket:
+    """A connection to the quoting service; close it after use.
+
+    Raises:
+        UnavailableError: it does not answer.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(socket_path))
+    except OSError as error:
+        connection.close()
+        raise unreachable(socket_path, error) from error
+    return connection
+
+
+def unreachable(socket_path: Path, error: OSError) -> UnavailableError:
+    """That the quoting service does not answer."""
+    return UnavailableError(
+        f"the quoting service at {socket_path} does not answer: {error.strerror or error}",
+        hint="is it running? ppml up starts it",
+    )
+
+
+def service_gone() -> UnavailableError:
+    """That the quoting service went away before it had answered."""
+    return UnavailableError("the quoting service went away", code="service_gone")
+
+
 def _follow(service: LineSocket, *, request: LaunchRequest, on_event: Callable[[GuestEvent], None]) -> GuestResult:
     service.send(request)
     while True:
         message: ToRuntime | None = service.receive(ToRuntime)
         match message:
             case None:
-                raise UnavailableError("the quoting service went away", code="service_gone")
+                raise service_gone()
             case GuestEvent():
                 on_event(message)
             case GuestResult():
                 return message
             case GuestProblem():
                 raise message.error()
+            case _:
+                raise MalformedInputError("the quoting service answered something else than was asked")

@@ -1,0 +1,22 @@
+"""The runtimes that a step may name. One more runtime = one module and one line here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
+from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
+from ppml_airflow.errors import ConfigurationError
+
+RUNTIMES: dict[str, type[ProcessRuntime] | type[DockerRuntime]] = {"process": ProcessRuntime, "docker": DockerRuntime}
+
+
+def find_runtime(name: str, *, socket_path: Path) -> ProcessRuntime | DockerRuntime:
+    """The runtime of this name, at the quoting service behind this socket.
+
+    Raises:
+        ConfigurationError: there is no such runtime; lists those that are.
+    """
+    if name not in RUNTIMES:
+        raise ConfigurationError(f"runtime {name} is unknown", hint=f"runtimes: {', '.join(RUNTIMES)}")
+    return RUNTIMES[name](socket_path)
