@@ -33,7 +33,6 @@ CHOSEN_BY_STEP = frozenset(
     {
         "execution.checkpointing.interval",
         "pipeline.auto-watermark-interval",
-        "python.execution-mode",
         "python.fn-execution.bundle.size",
         "table.exec.mini-batch.allow-latency",
         "table.exec.mini-batch.enabled",

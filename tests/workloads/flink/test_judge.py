@@ -121,6 +121,7 @@ REFUSED = {
     "a type that streams lack": ("SELECT ARRAY[1, 2] AS a FROM clicks", "sql_invalid", "output column a has type"),
     "an order over all": ("SELECT page FROM clicks ORDER BY page", "sql_invalid", "time"),
     "a sum of text": ("SELECT SUM(page) AS s FROM clicks", "sql_invalid", ""),
+    "seconds of the clock": ("SELECT UNIX_TIMESTAMP() AS t FROM clicks", "sql_refused", "UNIX_TIMESTAMP"),
     "the day": ("SELECT page FROM clicks WHERE `day` = current_date", "sql_refused", "CURRENT_DATE"),
 }
 
