@@ -31,10 +31,9 @@ check: setup ## format check, lint, types, import layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-image: setup ## set up the images of Spark and Flink, so that the tests that need them run
+image: setup ## set up the images, so that the tests that need them run
 	@$(PPML) domain create >/dev/null
-	@$(PPML) image set-up spark
-	@$(PPML) image set-up flink
+	@$(PPML) image set-up --all
 
 unit: setup ## unit and conformance tests only
 	@$(BIN)/pytest -q -m "not e2e and not container" $(ARGS)

@@ -33,6 +33,7 @@ from ppml_airflow.errors import ConfigurationError
 Say = Callable[[str], None]
 _RECORD = "set-up.json"
 _LISTING = "accepted.json"
+_LEFT_OUT = {"python_missing", "build_missing"}
 _PACKAGED = ("ppml_airflow", "pyproject.toml", "README.md")
 
 
@@ -43,11 +44,15 @@ def image() -> None:
 
 @image.command("set-up")
 @click.argument("name", default="spark")
-def set_up(name: str) -> None:
+@click.option("--all", "is_all", is_flag=True, help="Every image, but for those that this machine has no parts for.")
+def set_up(name: str, *, is_all: bool) -> None:
     """Set up an image, and accept its measurement if that built it. In a simulated domain, made if there is none."""
     home = Home.default()
     owner = ensure_simulated_domain(home, now=datetime.now(UTC))
-    ensure_image(home, owner=owner, name=name, say=click.echo)
+    if is_all:
+        ensure_all_images(home, owner=owner, say=click.echo)
+    else:
+        ensure_image(home, owner=owner, name=name, say=click.echo)
 
 
 @image.command("build")
@@ -137,6 +142,27 @@ def ensure_images(home: Home, *, owner: Owner, approval: Approval, runtime: str 
         ensure(home, owner=owner, name=name, say=say)
 
 
+def ensure_all_images(home: Home, *, owner: Owner, say: Say) -> None:
+    """Set up every image of this checkout; leave out, aloud, those for which this machine has no Python or no build.
+
+    Raises:
+        ConfigurationError: a set-up failed for another reason.
+    """
+    for name in shipped_images():
+        try:
+            ensure_image(home, owner=owner, name=name, say=say)
+        except ConfigurationError as error:
+            if error.code not in _LEFT_OUT:
+                raise
+            say(f"image {name} is LEFT OUT: {error}")
+
+
+def shipped_images() -> list[str]:
+    """The images of this checkout, without the base of containers."""
+    found = {path.parent.name for path in (require_checkout() / "images").glob("*/requirements.txt")}
+    return sorted(found - {"base"})
+
+
 def measure_image(home: Home, name: str, *, runtime: str = "process") -> Measurement:
     """Measure an image as it is now: on the disk, or for the docker runtime as the daemon has it.
 
@@ -206,11 +232,9 @@ def _is_named(owner: Owner, name: str) -> bool:
 
 
 def _source(checkout: Path, name: str) -> Path:
-    source = checkout / "images" / name
-    if not (source / "requirements.txt").is_file() or name == "base":
-        known = {path.parent.name for path in (checkout / "images").glob("*/requirements.txt")} - {"base"}
-        raise ConfigurationError(f"there is no image {name}; there are: {', '.join(sorted(known))}")
-    return source
+    if name not in shipped_images():
+        raise ConfigurationError(f"there is no image {name}; there are: {', '.join(shipped_images())}")
+    return checkout / "images" / name
 
 
 def _accept(home: Home, *, owner: Owner, name: str, measurement: Measurement, runtime: str, say: Say) -> None:

@@ -84,6 +84,7 @@ def install(env: Path, *, requirements: Path) -> None:
             raise
         raise ConfigurationError(
             error.message,
+            code="build_missing",
             hint=f"{special[0]} is a build that PyPI does not carry: name the index that does in PIP_EXTRA_INDEX_URL"
             " (of torch+cpu: PyTorch's index of builds for CPUs)",
         ) from error

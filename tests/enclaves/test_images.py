@@ -158,6 +158,7 @@ def test_a_build_that_pypi_does_not_carry_is_named_with_what_to_do(
     (source / "requirements.txt").write_text(f"sample==1.0+cpu \\\n    --hash=sha256:{'0' * 64}\n")
     with pytest.raises(ConfigurationError) as refused:
         set_up(source, tmp_path)
+    assert refused.value.code == "build_missing"
     assert refused.value.hint.startswith("sample==1.0+cpu is a build that PyPI does not carry")
     assert "PIP_EXTRA_INDEX_URL" in refused.value.hint
 

@@ -19,9 +19,10 @@ class Commands:
 
     @property
     def environment(self) -> dict[str, str]:
-        """As a new user has it, nothing of this test process; only what was downloaded already is shared."""
-        cache = os.environ.get("UV_CACHE_DIR") or str(Path.home() / ".cache" / "uv")
-        return {"PATH": os.defpath, "HOME": str(self.home), "PPML_HOME": str(self.home), "UV_CACHE_DIR": cache}
+        """As a new user has it, nothing of this test process; only downloads and Pythons that are there are shared."""
+        own = {"PATH": os.defpath, "HOME": str(self.home), "PPML_HOME": str(self.home)}
+        shared = {"UV_CACHE_DIR": Path.home() / ".cache" / "uv", "PYENV_ROOT": Path.home() / ".pyenv"}
+        return own | {name: os.environ.get(name) or str(path) for name, path in shared.items()}
 
     def __call__(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

@@ -1,0 +1,162 @@
+"""The pipelines that train: on their real engines, each model opened, loaded by others' libraries and measured again.
+
+Accuracy is what the receipt says of rows that the training held out: it must be that of the opened model on the same
+rows, and within 4 per cent of a reference that plain scikit-learn or XGBoost learned from the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppml_airflow.cli.sources import demo_source
+from tests.support import trained_models
+from tests.support.commands import PPML, Commands, processes_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+CHECKOUT = Path(__file__).resolve().parents[2]
+DAGS = CHECKOUT / "dags"
+HERE = Path(os.environ.get("PPML_HOME", CHECKOUT / ".ppml"))
+TOLERANCE = 0.04
+
+
+@pytest.fixture(scope="module")
+def ppml() -> Iterator[Commands]:
+    """A home of its own with the images that are set up here already; afterwards no process of it is left."""
+    home = Path(tempfile.mkdtemp(prefix="ppml-"))
+    take_over(home, "training")
+    yield Commands(home)
+    left = processes_of(home)
+    shutil.rmtree(home, ignore_errors=True)
+    assert left == []
+
+
+def take_over(home: Path, image: str) -> None:
+    """Share an image's files, so that its gigabytes are not installed again; skips the test if it is not set up."""
+    found, target = HERE / "images" / image, home / "images" / image
+    if not found.is_dir():
+        pytest.skip(f"no image {image}: {found} does not exist (ppml image set-up {image})")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    same_disk = found.stat().st_dev == home.stat().st_dev
+    shutil.copytree(found, target, symlinks=True, copy_function=os.link if same_disk else shutil.copy2)
+
+
+def train(ppml: Commands, kind: str, *options: str, **params: int) -> tuple[Path, dict[str, Any]]:
+    """Run a pipeline; the opened model's folder, and the passport's report."""
+    done = ppml("run", str(DAGS / f"train_{kind}.py"), "--conf", json.dumps(params), *options)
+    told = dict(line.split(": ", 1) for line in done.stdout.splitlines()[-3:])
+    report = ppml("verify", told["passport"], "--trust", str(ppml.home / "trust.json"), "--json").stdout
+    return Path(told["result"]), json.loads(report)
+
+
+def judge(ppml: Commands, kind: str, *, model: Path, source: Path) -> dict[str, float]:
+    """What the opened model is worth outside, and a reference."""
+    python = ppml.home / "images" / "training" / "env" / "bin" / "python"
+    command = (str(python), "-I", trained_models.__file__, kind, str(model), str(source))
+    judged: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return judged
+
+
+def check(ppml: Commands, kind: str, *, dataset: str, **params: int) -> Path:
+    """Train, and compare what the run says with what is found outside."""
+    model, report = train(ppml, kind, **params)
+    described = json.loads((model / "model.json").read_text())
+    assert params.items() <= described.items()
+    judged = judge(ppml, kind, model=model, source=ppml.home / "agents" / "owner" / "sources" / f"{dataset}.csv")
+    assert judged["rows"] > 100
+    assert judged["accuracy"] == pytest.approx(described["accuracy"], abs=1 / judged["rows"])
+    assert judged["accuracy"] == pytest.approx(judged["reference"], abs=TOLERANCE)
+    (step,) = report["steps"]
+    assert step["disclosed"] == {"accuracy_percent": round(100 * described["accuracy"])}
+    return model
+
+
+def test_mllib_learns_what_scikit_learn_learns_and_its_model_runs_as_onnx(ppml: Commands) -> None:
+    model = check(ppml, "mllib", dataset="tumours", iterations=30, held_out=40, seed=11)
+    assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("malignant", "benign"), "input tumours has no column malignant; it has: mean_radius"),
+        (("\n", ",site\n"), "column site of input tumours has type string; wanted is number"),
+    ],
+    ids=["no-label", "a-column-of-text"],
+)
+def test_a_table_that_cannot_be_learned_from_is_refused_in_full_and_leaves_no_model(
+    ppml: Commands, tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    head, *rows = demo_source("tumours", folder=tmp_path).read_text().splitlines()
+    head = f"{head}\n".replace(*change)
+    text = head + "".join(f"{row},left\n" if "site" in head else f"{row}\n" for row in rows)
+    (tmp_path / "given.csv").write_text(text)
+    source = f"tumours={tmp_path / 'given.csv'}"
+    done = ppml("run", str(DAGS / "train_mllib.py"), "--source", source, expect=2)
+    assert said in done.stderr
+    assert "result:" not in done.stdout
+
+
+@pytest.mark.slow
+def test_two_workers_of_xgboost_learn_what_one_learns_in_plain(ppml: Commands) -> None:
+    check(ppml, "xgboost", dataset="visits", trees=40, depth=3, held_out=30, seed=5)
+
+
+@pytest.mark.slow
+def test_two_processes_of_torch_learn_to_read_and_leave_no_pickle(ppml: Commands) -> None:
+    model = check(ppml, "torch", dataset="digits", epochs=12, hidden=40, held_out=20, seed=3)
+    assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.onnx", "model.safetensors"]
+
+
+@pytest.mark.slow
+def test_bigdl_learns_to_read_on_a_spark_of_its_own(ppml: Commands) -> None:
+    take_over(ppml.home, "bigdl")
+    check(ppml, "bigdl", dataset="digits", epochs=8, filters=8, held_out=25, seed=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["xgboost", "torch"])
+def test_a_training_that_is_cancelled_leaves_no_process(ppml: Commands, kind: str) -> None:
+    command = (str(PPML), "run", str(DAGS / f"train_{kind}.py"))
+    process = subprocess.Popen(command, env=ppml.environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert any("running" in line for line in process.stdout)
+    until = time.monotonic() + 120
+    while not workers(ppml.home) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert workers(ppml.home)
+    process.terminate()
+    process.wait(60)
+    until = time.monotonic() + 30
+    while processes_of(ppml.home) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert processes_of(ppml.home) == []
+
+
+def workers(home: Path) -> list[str]:
+    """Spark's Python workers, and what they started."""
+    found = []
+    for process in processes_of(home):
+        try:
+            command = Path("/proc", process, "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"pyspark.daemon" in command or b"torch" in command:
+            found.append(process)
+    return found
+
+
+@pytest.mark.slow
+def test_the_demo_of_training_ends_with_a_model(ppml: Commands) -> None:
+    said = ppml("demo", "--dag", "train_mllib", "--conf", '{"iterations": 5, "seed": 4}').stdout
+    told = dict(line.split(": ", 1) for line in said.splitlines()[-3:])
+    assert (Path(told["result"]) / "model.onnx").is_file()
