@@ -48,4 +48,6 @@ def test_the_job_file_pickles_nothing(kind: str) -> None:
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not imported & {"pickle", "cloudpickle", "joblib"}
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.save"]
+    assert not [
+        node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.save"
+    ]

@@ -54,9 +54,8 @@ def predict_xgboost(folder: Path, features: Array, described: dict[str, Any]) ->
     """XGBoost itself, without Spark."""
     import xgboost
 
-    del described
     booster = xgboost.Booster(model_file=str(folder / "model.ubj"))
-    found: Array = booster.predict(xgboost.DMatrix(features)) > 0.5
+    found: Array = booster.predict(xgboost.DMatrix(features, feature_names=described["features"])) > 0.5
     return found
 
 
