@@ -18,7 +18,7 @@ from ppml_airflow.signing import SignedDocument
 
 PAGE = (Path(__file__).parent.parent / "docs" / "reference" / "documents.md").read_text()
 SECTIONS = {text.partition("\n")[0]: text for text in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
-INSIDE_OTHERS = {"Directory", "IntegerParam", "DecimalParam", "DateParam", "EnumParam", "BooleanParam"}
+INSIDE_OTHERS = {"Directory", "IntegerParam", "DecimalParam", "DateParam", "EnumParam", "BooleanParam", "TextParam"}
 KINDS = {
     kind.__name__: kind
     for module in (signing, documents, manifest, policy, log, passport, trust_bundle)

@@ -20,6 +20,7 @@ from ppml_airflow.cli.simulated import ensure_certified
 from ppml_airflow.cli.stack import Stack
 from ppml_airflow.cli.terminal import plain_lines
 from ppml_airflow.cli.words import describe_approval, describe_difference
+from ppml_airflow.domain.adhoc import require_adhoc_rules
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.units import KIB, spell_trust
@@ -41,6 +42,7 @@ def approve(file: Path, *, keys: tuple[Path, ...], yes: bool) -> None:
         raise PolicyDeniedError(
             f"approval is for domain {approval.domain_id}; this is {owner.domain.domain_id}", code="other_domain"
         )
+    require_adhoc_rules(approval)
     in_force = owner.approval_in_force(approval.pipeline)
     _show(approval, in_force=in_force[1] if in_force else None, code=code_folder(file))
     if not yes:

@@ -20,6 +20,7 @@ from ppml_airflow.broker.service.callers import Caller, hash_token
 from ppml_airflow.cli.agents import OWNER, sealing_agents
 from ppml_airflow.cli.home import Home, private_folder, write_private
 from ppml_airflow.cli.owner import CERTIFICATE_LIFETIME, Owner, root_key_files
+from ppml_airflow.domain.adhoc import open_right
 from ppml_airflow.domain.documents import Approval, Certificate, Domain
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.keys.keystore import KeystoreFile, load_passphrase
@@ -101,8 +102,8 @@ def ensure_certified(
     for subject, datasets in _recipients(approval).items():
         owner.certify(recipient, role="recipient", subject=subject, datasets=datasets, now=now)
     log = _sealing_key(home.owner / "log.key").public
-    for subject in sorted({name for step in approval.steps for name in step.log_recipients}):
-        owner.certify(log, role="log", subject=subject, now=now)
+    for subject, datasets in _log_recipients(approval).items():
+        owner.certify(log, role="log", subject=subject, datasets=datasets, now=now)
     made = [item for serial, item in owner.certificates().by_serial.items() if serial not in before]
     return sorted(f"key of {item.subject} certified as {item.role}" for item in made)
 
@@ -206,8 +207,15 @@ def _recipients(approval: Approval) -> dict[str, set[str]]:
         for output in step.outputs:
             for subject in output.recipients:
                 found.setdefault(subject, set()).add(output.dataset)
-                if step.kind == "adhoc":
-                    found[subject].update(item.dataset for item in step.inputs)
+                found[subject] |= open_right(step)
+    return found
+
+
+def _log_recipients(approval: Approval) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for step in approval.steps:
+        for subject in step.log_recipients:
+            found.setdefault(subject, set()).update(open_right(step))
     return found
 
 

@@ -65,6 +65,7 @@ def format_report(report: PassportReport) -> list[str]:
         f"time: {report.opened} to {report.closed}",
         f"log: {report.log.log_size} entries, {report.checkpoints_compared} pinned checkpoints compared",
     ]
+    lines += [f"param {name}: {value}" for name, value in sorted(report.params.items())]
     for step in report.steps:
         lines += ["", *_format_step(step)]
     if report.denials or report.releases or report.earlier_inputs:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 
 from ppml_airflow.cli.terminal import plain
+from ppml_airflow.domain.adhoc import open_right
 from ppml_airflow.domain.documents import Approval, Step
 from ppml_airflow.domain.params import describe_bounds
 
@@ -28,7 +29,7 @@ def describe_approval(approval: Approval) -> list[str]:
     ]
     lines += [f"order: {earlier} before {later}" for earlier, later in approval.edges]
     for step in approval.steps:
-        lines += _describe_step(step)
+        lines += [*_describe_step(step), *_describe_right_to_ask(step)]
     return [plain(line) for line in lines]
 
 
@@ -61,6 +62,15 @@ def _describe_step(step: Step) -> Iterator[str]:
         f"{name}: at most {step.attempts} attempts of {step.limits.wall_s} s, "
         f"{step.limits.memory_mib} MiB, {step.limits.cores} cores"
     )
+
+
+def _describe_right_to_ask(step: Step) -> Iterator[str]:
+    """What an owner gives away with an adhoc step, in plain words."""
+    if step.kind == "fixed":
+        return
+    name, read = f"step {step.name}", ", ".join(sorted(open_right(step))) or "nothing"
+    yield f"{name}: ANY QUERY over {read}: whoever starts a run writes it, and everybody who sees Airflow reads it"
+    yield f"{name}: one query for each run; the answer, and the log, only to holders who are certified for: {read}"
 
 
 def _pairs(values: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath, Trust
 ParamValue = int | str | bool
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
+MAX_TEXT_CHARACTERS = 10_000
 
 # ---------------------------------------------------------------- what owners sign
 
@@ -59,7 +60,7 @@ class Certificate(SignedDocument, frozen=True, kw_only=True):
     key: PublicKey
     """Ed25519 for broker and producer; X-Wing for recipient, dataset and log."""
     datasets: tuple[Name, ...]
-    """What the key may be used for; empty for broker and log."""
+    """What the key may be used for; empty for broker. For log: whose adhoc questions leave logs that it may open."""
     kek_id: str
     """Role `dataset`: the id under which the KMS wraps the private half; else empty."""
     not_after: Instant
@@ -103,7 +104,14 @@ class BooleanParam(Document, tag_field="type", tag="boolean", frozen=True, kw_on
     default: bool
 
 
-Param = IntegerParam | DecimalParam | DateParam | EnumParam | BooleanParam
+class TextParam(Document, tag_field="type", tag="text", frozen=True, kw_only=True):
+    """Free text: the statement of an adhoc step, and nothing else (`domain.adhoc`)."""
+
+    maximum_characters: Annotated[int, Meta(ge=1, le=MAX_TEXT_CHARACTERS)]
+    default: str
+
+
+Param = IntegerParam | DecimalParam | DateParam | EnumParam | BooleanParam | TextParam
 
 
 class Input(Document, frozen=True, kw_only=True):
@@ -156,6 +164,7 @@ class Step(Document, frozen=True, kw_only=True):
 
     name: Name
     kind: Literal["fixed", "adhoc"]
+    """`fixed`: its code is approved. `adhoc`: the run brings its statement, and `domain.adhoc` says what then holds."""
     image: Name
     workload: Name
     """Which entry of the workload registry runs it, such as `spark-sql`."""
@@ -248,7 +257,8 @@ class LeaseOutput(Document, frozen=True, kw_only=True):
     dataset: Name
     version: Positive
     prev: Digest | None
-    dataset_certificate: HexId
+    dataset_certificate: HexId | None
+    """Null for an adhoc step: no later step reads its answer."""
     recipient_certificates: tuple[HexId, ...]
 
 

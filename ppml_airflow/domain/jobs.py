@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ppml_airflow import canonical
+from ppml_airflow.domain.adhoc import require_adhoc_rules
 from ppml_airflow.domain.documents import Approval, Job, JobOutput, ParamValue, Pins, Run, Step
 from ppml_airflow.domain.params import check_params
 from ppml_airflow.errors import PolicyDeniedError, VerificationError
@@ -36,8 +37,9 @@ def build_job(*, approval: Approval, approval_digest: Digest, run: Run, pins: Pi
 
     Raises:
         VerificationError: run, pins and approval do not belong together.
-        PolicyDeniedError: the step is not approved, or a param is out of bounds.
+        PolicyDeniedError: the step is not approved, a param is out of bounds, or an adhoc step breaks its rules.
     """
+    require_adhoc_rules(approval)
     step = require_step(approval, name=step_name)
     if run.approval != approval_digest or run.pipeline != approval.pipeline or run.domain_id != approval.domain_id:
         raise VerificationError(f"run {run.run_id} was not opened under approval {approval_digest}", code="other_run")

@@ -1,4 +1,7 @@
-"""Params of a run against the bounds that the owners approved. No free text: numbers, dates, choices, true or false."""
+"""Params of a run against the bounds that the owners approved: numbers, dates, choices, true or false.
+
+Free text is a query by another name. Only an adhoc step may have it, as its statement, and `domain.adhoc` sees to that.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,15 @@ from ppml_airflow.domain.documents import (
     IntegerParam,
     Param,
     ParamValue,
+    TextParam,
 )
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 
 _PLAIN_DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
 """`Decimal` reads more: white space, underscores, exponents, digits of other scripts; those would be free text."""
+
+_HIDING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+"""Characters that do not show themselves, or turn others around: a statement would read as another than it is."""
 
 
 def approved_params(approval: Approval) -> dict[str, Param]:
@@ -84,6 +91,10 @@ def _is_within(param: Param, value: ParamValue) -> bool:
             if not isinstance(value, str) or date.fromisoformat(value).isoformat() != value:
                 return False
             return param.minimum <= value <= param.maximum
+        case TextParam():
+            if not isinstance(value, str) or _HIDING.search(value):
+                return False
+            return 1 <= len(value) <= param.maximum_characters
 
 
 def describe_bounds(param: Param) -> str:
@@ -99,3 +110,5 @@ def describe_bounds(param: Param) -> str:
             return f"a decimal, as a string, from {param.minimum} to {param.maximum}"
         case DateParam():
             return f"a date from {param.minimum} to {param.maximum}"
+        case TextParam():
+            return f"any text of 1 to {param.maximum_characters} characters that show themselves"

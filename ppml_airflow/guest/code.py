@@ -1,4 +1,7 @@
-"""The job's code: copied into private memory first, then compared, so that what is judged is what runs."""
+"""The job's code: copied into private memory first, then compared, so that what is judged is what runs.
+
+The code of an adhoc step is its statement, which is part of the run and so of J; the host brings none.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ppml_airflow import canonical
+from ppml_airflow.domain.adhoc import STATEMENT_FILE, statement_param
+from ppml_airflow.domain.documents import Job, Step
 from ppml_airflow.errors import VerificationError
 from ppml_airflow.units import Digest, RelativePath
 
@@ -34,3 +39,10 @@ def copy_code(code: Mapping[RelativePath, bytes], *, approved: Mapping[RelativeP
                 f"code file {path} has digest {found}, approved is {digest}", code="code_changed", hint=_HINT
             )
     return into
+
+
+def write_statement(job: Job, *, step: Step, into: Path) -> None:
+    """Write the statement of an adhoc step where code lies. It is the very text that J holds and evidence covers."""
+    name = statement_param(step)
+    if name is not None:
+        (into / STATEMENT_FILE).write_bytes(str(job.params[name]).encode())

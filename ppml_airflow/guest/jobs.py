@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ppml_airflow import canonical
+from ppml_airflow.domain.adhoc import STATEMENT_FILE, statement_param
 from ppml_airflow.domain.documents import DatasetVersion, Lease, LeaseKeys, Receipt
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError, UnavailableError, VerificationError
 from ppml_airflow.guest.bundle import VerifiedBundle
@@ -86,10 +87,12 @@ def workload_job(bundle: VerifiedBundle, *, code: Path, inputs: Mapping[Name, Ve
     job, step = bundle.job, bundle.step
     tables = tuple(found.table() for found in inputs.values() if found.is_table)
     files = tuple(FilesInput(dataset=dataset) for dataset, found in inputs.items() if not found.is_table)
+    statement = statement_param(step)
+    params = {name: value for name, value in job.params.items() if name != statement}
     return WorkloadJob(
         code=code,
-        argv=job.argv,
-        params=typed_params(job.params, declared=step.params),
+        argv=(STATEMENT_FILE,) if statement else job.argv,
+        params=typed_params(params, declared=step.params),
         environment=job.environment,
         inputs=tables,
         outputs=tuple(

@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from ppml_airflow import canonical
-from ppml_airflow.domain.documents import Lease, LeaseKeys, LeaseOutput, Output
+from ppml_airflow.domain.adhoc import open_right
+from ppml_airflow.domain.documents import Certificate, Lease, LeaseKeys, LeaseOutput, Output, Step
 from ppml_airflow.domain.trust import Certificates, verify_broker_document
 from ppml_airflow.errors import PolicyDeniedError, VerificationError
 from ppml_airflow.guest.bundle import VerifiedBundle
@@ -78,22 +79,45 @@ def _require_outputs(lease: Lease, *, bundle: VerifiedBundle, now: datetime) -> 
     if [output.dataset for output in lease.outputs] != [output.dataset for output in bundle.step.outputs]:
         raise VerificationError("lease names other outputs than the approval", code="other_outputs")
     for leased, approved in zip(lease.outputs, bundle.step.outputs, strict=True):
-        _require_output(leased, approved=approved, certificates=bundle.certificates, now=now)
-    readers = [bundle.certificates.serial(serial, role="log", now=now).subject for serial in lease.log_certificates]
-    if readers != list(bundle.step.log_recipients):
+        _require_output(leased, approved=approved, bundle=bundle, now=now)
+    readers = [bundle.certificates.serial(serial, role="log", now=now) for serial in lease.log_certificates]
+    if [reader.subject for reader in readers] != list(bundle.step.log_recipients):
         raise VerificationError("lease seals the log to others than the approval", code="other_recipients")
+    for reader in readers:
+        _require_named(reader, datasets=open_right(bundle.step), subject="lease seals the log")
 
 
-def _require_output(leased: LeaseOutput, *, approved: Output, certificates: Certificates, now: datetime) -> None:
+def _require_output(leased: LeaseOutput, *, approved: Output, bundle: VerifiedBundle, now: datetime) -> None:
+    certificates = bundle.certificates
     subject = f"lease seals {leased.dataset}"
     if (leased.version == 1) != (leased.prev is None):
         raise VerificationError(f"{subject} as version {leased.version} after {leased.prev}", code="other_outputs")
-    dataset = certificates.serial(leased.dataset_certificate, role="dataset", now=now)
-    if dataset.subject != leased.dataset:
-        raise VerificationError(f"{subject} to the key of dataset {dataset.subject}", code="other_recipients")
+    _require_dataset_key(leased, step=bundle.step, certificates=certificates, now=now)
     recipients = [certificates.serial(serial, role="recipient", now=now) for serial in leased.recipient_certificates]
     if [recipient.subject for recipient in recipients] != list(approved.recipients):
         raise VerificationError(f"{subject} to others than the approval names", code="other_recipients")
     for recipient in recipients:
-        if leased.dataset not in recipient.datasets:
-            raise VerificationError(f"{subject} to {recipient.subject}, not certified for it", code="not_certified")
+        _require_named(recipient, datasets=open_right(bundle.step) | {leased.dataset}, subject=subject)
+
+
+def _require_dataset_key(leased: LeaseOutput, *, step: Step, certificates: Certificates, now: datetime) -> None:
+    """An output is sealed to its own dataset for later steps; the answer of an adhoc step to none (laundering)."""
+    if (leased.dataset_certificate is None) != (step.kind == "adhoc"):
+        what = "for later steps, though it answers an adhoc step" if leased.dataset_certificate else "for no later step"
+        raise VerificationError(f"lease seals {leased.dataset} {what}", code="other_recipients")
+    if leased.dataset_certificate is None:
+        return
+    dataset = certificates.serial(leased.dataset_certificate, role="dataset", now=now)
+    if dataset.subject != leased.dataset:
+        raise VerificationError(
+            f"lease seals {leased.dataset} to the key of dataset {dataset.subject}", code="other_recipients"
+        )
+
+
+def _require_named(holder: Certificate, *, datasets: frozenset[str], subject: str) -> None:
+    """A certificate names what is sealed to it, and all that an adhoc step reads: the open right."""
+    missing = sorted(datasets - set(holder.datasets))
+    if missing:
+        raise VerificationError(
+            f"{subject} to {holder.subject}, not certified for {', '.join(missing)}", code="not_certified"
+        )

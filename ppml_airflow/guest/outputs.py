@@ -22,6 +22,7 @@ def output_seals(
     streams = {output.dataset for output in bundle.step.outputs if output.body == "stream"}
     seals = {}
     for output in lease.outputs:
+        for_later_steps = output.dataset_certificate
         seals[output.dataset] = OutputSeal(
             storage=storage,
             new=NewVersion(
@@ -31,7 +32,7 @@ def output_seals(
                 prev=output.prev,
                 run_id=lease.run_id,
             ),
-            dataset_key=certificates[output.dataset_certificate],
+            dataset_key=certificates[for_later_steps] if for_later_steps else None,
             recipients=tuple(certificates[serial] for serial in output.recipient_certificates),
             release_key=keys.release_keys[output.dataset],
             enclave=Enclave(lease_id=lease.lease_id, key=signing_key),

@@ -16,7 +16,7 @@ from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Domain, Receipt
 from ppml_airflow.errors import MalformedInputError
 from ppml_airflow.guest.bundle import VerifiedBundle, verify_broker_documents, verify_bundle
-from ppml_airflow.guest.code import copy_code
+from ppml_airflow.guest.code import copy_code, write_statement
 from ppml_airflow.guest.identity import Quoter, attest, make_identity
 from ppml_airflow.guest.jobs import LeasedJob, PreparedJob, run_leased, verify_inputs, workload_job
 from ppml_airflow.guest.leases import open_lease_keys, verify_lease
@@ -66,10 +66,11 @@ def run_guest(request: LaunchRequest, *, around: Surroundings, speech: Speech) -
     # 1 what the owners and their broker signed, under the measured domain; then J
     bundle = verify_bundle(request, domain=around.domain, image=around.image, now=around.now())
     require_clean_environment(bundle.job.environment)
-    # 2 a private copy of the code, compared with the approved digests
+    # 2 a private copy of the code, compared with the approved digests; of an adhoc step the run's statement
     private = around.private / "job"
     private.mkdir(mode=0o700)
     code = copy_code(request.code, approved=bundle.step.code, into=private / "code")
+    write_statement(bundle.job, step=bundle.step, into=code)
     if request.role == "preflight":
         # 3 K, E, B; nonce, quote; a grant and no key
         speech.tell("attesting")

@@ -180,21 +180,32 @@ def verify_lease(attempt: Attempt, *, job: Job, documents: RunDocuments) -> Leas
 
 def _require_certified(lease: Lease, *, step: Step, certificates: Certificates) -> None:
     when = lease.issued
+    # the open right: whoever hears the answer to a question of its asker's own may open all that it reads
+    asked = {wanted.dataset for wanted in step.inputs} if step.kind == "adhoc" else set()
     for reserved, approved in zip(lease.outputs, step.outputs, strict=True):
-        holder = _certified(certificates, reserved.dataset_certificate, role="dataset", when=when)
-        _require_equal("lease", f"dataset key of {reserved.dataset}", holder.subject, reserved.dataset)
+        keyed = reserved.dataset_certificate
+        holder = _certified(certificates, keyed, role="dataset", when=when).subject if keyed else None
+        # the answer to an adhoc question has no key for later steps, which might tell it to others
+        wanted_holder = None if step.kind == "adhoc" else reserved.dataset
+        _require_equal("lease", f"dataset key of {reserved.dataset}", holder, wanted_holder)
         recipients = [
             _certified(certificates, serial, role="recipient", when=when) for serial in reserved.recipient_certificates
         ]
         _require_equal("lease", "recipients", [one.subject for one in recipients], list(approved.recipients))
-        opens = {reserved.dataset}
-        if step.kind == "adhoc":  # the open right: whoever asks a question of his own may open all that it reads
-            opens.update(wanted.dataset for wanted in step.inputs)
         for recipient in recipients:
-            if not opens.issubset(recipient.datasets):
-                raise VerificationError(f"recipient {recipient.subject} is not certified for it", code="not_certified")
-    logs = [_certified(certificates, serial, role="log", when=when).subject for serial in lease.log_certificates]
-    _require_equal("lease", "log recipients", logs, list(step.log_recipients))
+            _require_opens(recipient, datasets=asked | {reserved.dataset})
+    logs = [_certified(certificates, serial, role="log", when=when) for serial in lease.log_certificates]
+    _require_equal("lease", "log recipients", [one.subject for one in logs], list(step.log_recipients))
+    for reader in logs:
+        _require_opens(reader, datasets=asked)
+
+
+def _require_opens(holder: Certificate, *, datasets: set[str]) -> None:
+    missing = sorted(datasets - set(holder.datasets))
+    if missing:
+        raise VerificationError(
+            f"{holder.role} {holder.subject} is not certified for {', '.join(missing)}", code="not_certified"
+        )
 
 
 def _certified(certificates: Certificates, serial: str, *, role: Role, when: Instant) -> Certificate:
@@ -248,7 +259,7 @@ def verify_output(
     sealed = next(output.sealed for output in step.outputs if output.dataset == made.dataset)
     if (manifest.body, len(manifest.parts)) != sealed:
         raise VerificationError(f"{what} must be {sealed[0]} of {sealed[1]} parts", code="output_speaks")
-    wanted = {("dataset", reserved.dataset_certificate)}
+    wanted = {("dataset", reserved.dataset_certificate)} if reserved.dataset_certificate else set()
     wanted |= {("recipient", serial) for serial in reserved.recipient_certificates}
     _require_equal(what, "wraps", sorted((wrap.to, wrap.serial) for wrap in manifest.wraps), sorted(wanted))
     return manifest

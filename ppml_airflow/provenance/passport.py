@@ -110,7 +110,7 @@ def compose_contents(
     for lease in known_leases:
         serials.update(lease.log_certificates)
         for output in lease.outputs:
-            serials.update((output.dataset_certificate, *output.recipient_certificates))
+            serials.update((output.dataset_certificate or "", *output.recipient_certificates))
     judged = {record.policy for record in evidence}
     return PassportContents(
         version=1,

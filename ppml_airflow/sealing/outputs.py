@@ -1,8 +1,8 @@
 """What an enclave seals: outputs that say nothing by their size and open only once they are released.
 
 Parts are padded to classes, their number is fixed before the lease, and the data key made here is wrapped for the
-output's dataset (a next step) and for each recipient under the lease's release key, which the broker hands out only
-after the receipt is committed. The manifest is signed by the attested key K of the lease.
+output's dataset (a next step, if the lease allows any) and for each recipient under the lease's release key, which the
+broker hands out only after the receipt is committed. The manifest is signed by the attested key K of the lease.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class OutputSeal:
     storage: Path
     new: NewVersion
     """The version that the lease reserved."""
-    dataset_key: DatasetKey
+    dataset_key: DatasetKey | None
+    """None for what no later step may read."""
     recipients: tuple[Recipient, ...]
     release_key: bytes = field(repr=False)
     enclave: Enclave
@@ -74,14 +75,18 @@ def _seal(sources: Sequence[Path | bytes], *, body: Body, columns: Sequence[Colu
 
 def _wraps(seal: OutputSeal) -> list[Wrap]:
     new = seal.new
-    for_dataset = wrap_for_dataset(
-        seal.data_key,
-        dataset_key=seal.dataset_key,
-        domain_id=new.domain_id,
-        dataset=new.dataset,
-        version=new.version,
-    )
-    for_recipients = [
+    wraps = []
+    if seal.dataset_key is not None:
+        wraps.append(
+            wrap_for_dataset(
+                seal.data_key,
+                dataset_key=seal.dataset_key,
+                domain_id=new.domain_id,
+                dataset=new.dataset,
+                version=new.version,
+            )
+        )
+    wraps += [
         wrap_for_recipient(
             seal.data_key,
             recipient=recipient,
@@ -92,4 +97,4 @@ def _wraps(seal: OutputSeal) -> list[Wrap]:
         )
         for recipient in seal.recipients
     ]
-    return [for_dataset, *for_recipients]
+    return wraps

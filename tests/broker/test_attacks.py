@@ -246,12 +246,6 @@ def test_the_rules_of_an_approval_may_not_contradict_each_other(world: World) ->
         world.client.put_approval(world.owners.root.sign(world.approval(edges=(("aggregate", "nowhere"),))))
 
 
-def test_an_adhoc_step_is_refused_where_it_is_not_served(world: World) -> None:
-    envelope = world.owners.root.sign(world.approval(steps=one_step(kind="adhoc"), edges=()))
-    with refused(ConfigurationError, "kind_unknown"):
-        world.client.put_approval(envelope)
-
-
 def test_two_steps_that_bound_a_param_differently_are_refused(world: World) -> None:
     other = msgspec.structs.replace(world.steps[1], params={"limit": IntegerParam(minimum=1, maximum=9999, default=10)})
     envelope = world.owners.root.sign(world.approval(steps=(world.steps[0], other)))

@@ -114,6 +114,15 @@ def test_the_difference_from_the_approval_in_force_is_shown(compiled: Path, owne
     assert "- runs: at most 1 " in result.output
 
 
+def test_an_adhoc_step_against_the_rules_is_not_signed(compiled: Path, owner: Owner, approval: Approval) -> None:
+    adhoc = msgspec.structs.replace(approval.steps[0], kind="adhoc")
+    compiled.write_bytes(canonical.encode(msgspec.structs.replace(approval, steps=(adhoc,))))
+    result = ppml("approve", str(compiled), "--yes")
+    assert isinstance(result.exception, PolicyDeniedError)
+    assert result.exception.code == "adhoc_rules"
+    assert owner.approvals("nightly") == []
+
+
 def test_a_file_that_is_not_canonical_is_refused(compiled: Path, owner: Owner) -> None:
     compiled.write_bytes(compiled.read_bytes() + b"\n")
     assert isinstance(ppml("approve", str(compiled), "--yes").exception, MalformedInputError)

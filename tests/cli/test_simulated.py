@@ -67,6 +67,17 @@ def test_what_an_approval_names_is_certified_once(home: Home, owner: Owner, appr
     assert current(role="recipient", subject="analyst", now=NOW).datasets == ("report",)
 
 
+def test_an_adhoc_step_gives_its_recipients_and_readers_the_open_right(
+    home: Home, owner: Owner, approval: Approval
+) -> None:
+    ensure_certified(home, owner=owner, approval=approval, now=NOW)
+    asked = msgspec.structs.replace(approval.steps[0], kind="adhoc")
+    ensure_certified(home, owner=owner, approval=msgspec.structs.replace(approval, steps=(asked,)), now=NOW)
+    current = owner.certificates().current
+    assert current(role="recipient", subject="analyst", now=NOW).datasets == ("plans", "report", "visits")
+    assert current(role="log", subject="owner", now=NOW).datasets == ("plans", "visits")
+
+
 def test_nobody_is_certified_as_producer_of_nothing(home: Home, owner: Owner, approval: Approval) -> None:
     alone = msgspec.structs.replace(approval.steps[0], inputs=())
     made = ensure_certified(home, owner=owner, approval=msgspec.structs.replace(approval, steps=(alone,)), now=NOW)

@@ -18,6 +18,7 @@ from ppml_airflow.domain.documents import (
     Output,
     Slots,
     Step,
+    TextParam,
 )
 
 Change = Callable[[Approval], Approval]
@@ -76,6 +77,21 @@ def test_every_field_of_an_approval_and_its_steps_is_among_the_changes() -> None
     shown_elsewhere = {"replaces", "steps", "params", "slots", "outputs"}
     fields = {field.name for kind in (Approval, Step) for field in msgspec.structs.fields(kind)}
     assert fields - shown_elsewhere <= CHANGES.keys()
+
+
+def test_an_adhoc_step_says_in_plain_words_what_is_given_away(approval: Approval) -> None:
+    text = TextParam(maximum_characters=99, default="SELECT 1\n-- \x1b[2K")
+    said = describe_approval(of_step(kind="adhoc", params={"statement": text}, code={}, argv=())(approval))
+    assert (
+        "step aggregate: ANY QUERY over plans, visits: whoever starts a run writes it, "
+        "and everybody who sees Airflow reads it" in said
+    )
+    assert (
+        "step aggregate: one query for each run; the answer, and the log, only to holders who are certified for: "
+        "plans, visits" in said
+    )
+    assert any("param statement is any text of 1 to 99 characters" in line for line in said)
+    assert any("SELECT 1\\n-- \\x1b[2K if not given" in line for line in said)
 
 
 def test_choices_cannot_pass_for_other_choices(approval: Approval) -> None:

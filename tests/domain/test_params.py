@@ -16,6 +16,7 @@ from ppml_airflow.domain.documents import (
     IntegerParam,
     Param,
     ParamValue,
+    TextParam,
 )
 from ppml_airflow.domain.params import approved_params, check_params, describe_bounds
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
@@ -169,3 +170,27 @@ def test_two_steps_with_other_bounds_for_a_param_are_refused() -> None:
 )
 def test_bounds_are_described_in_words(name: str, words: str) -> None:
     assert describe_bounds(PARAMS[name]) == words
+
+
+TEXT = approval_with({"statement": TextParam(maximum_characters=20, default="SELECT 1")})
+
+
+@pytest.mark.parametrize("value", ["SELECT 1", "x" * 20, "SELECT\n\t'ü中' AS a"])
+def test_text_within_its_length_is_taken_as_it_is(value: str) -> None:
+    assert check_params(TEXT, given={"statement": value}) == {"statement": value}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "x" * 21, 1, True, *(f"SELECT{hidden}1" for hidden in "\x1b\r\b\0\x7f\x9b\u202e\u200b\u2028\ufeff\ud800")],
+)
+def test_text_that_is_too_long_or_hides_something_is_refused(value: ParamValue) -> None:
+    with pytest.raises(PolicyDeniedError, match="any text of 1 to 20 characters that show themselves") as refused:
+        check_params(TEXT, given={"statement": value})
+    assert refused.value.code == "param_out_of_bounds"
+    assert refused.value.message.isprintable()
+
+
+def test_text_without_a_bound_cannot_be_approved() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"type": "text", "maximum_characters": 10_001, "default": "a"}, TextParam)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ppml_airflow import canonical
-from ppml_airflow.domain.documents import Approval, Certificate, Lease, LeaseKeys, Pins
+from ppml_airflow.domain.documents import Certificate, Lease, LeaseKeys, Pins
 from ppml_airflow.errors import (
     ConfigurationError,
     MalformedInputError,
@@ -274,17 +274,6 @@ def test_an_approved_step_with_a_variable_that_changes_which_code_runs_is_refuse
     assert loaded.quotes == 0
 
 
-def test_an_adhoc_step_is_refused_by_an_image_that_runs_fixed_ones(guests: GuestWorld) -> None:
-    request = guests.request(guests.ready_run())
-    approval = canonical.decode(request.bundle.approval.payload, into=Approval)
-    steps = (msgspec.structs.replace(approval.steps[0], kind="adhoc"),)
-    signed = guests.world.owners.root.sign(msgspec.structs.replace(approval, steps=steps, edges=()))
-    bundle = msgspec.structs.replace(request.bundle, approval=signed)
-    with pytest.raises(PolicyDeniedError) as refused:
-        guests.run(msgspec.structs.replace(request, bundle=bundle))
-    assert refused.value.code == "kind_unknown"
-
-
 @pytest.mark.parametrize(
     "code",
     [
@@ -444,7 +433,7 @@ def test_a_lease_to_a_recipient_who_is_not_certified_for_the_output_is_refused(g
     )
     guests.world.client.put_certificate(guests.world.owners.certificates[-1])
     guests.meddle(lambda lease: recipients(lease, narrow.serial))
-    with pytest.raises(VerificationError, match="lease seals report to analyst, not certified for it") as refused:
+    with pytest.raises(VerificationError, match="lease seals report to analyst, not certified for report") as refused:
         guests.run(guests.request(run_id))
     assert refused.value.code == "not_certified"
 

@@ -551,18 +551,6 @@ def test_a_lease_for_an_expired_recipient_key_is_refused(fresh: SimulatedRun) ->
     refuse(fresh, match="step summarise, attempt 1: certificate .* expired", code="certificate_expired")
 
 
-def test_an_adhoc_step_asks_for_the_open_right_on_every_input(platform: SimulatedPlatform) -> None:
-    run = start_run(platform)
-    steps = (run.steps[0], replace(run.steps[1], kind="adhoc"))
-    run.approval = replace(run.approval, steps=steps)
-    run.approval_envelope = run.owners.root.sign(run.approval)
-    run.run = replace(run.run, approval=run.approval_envelope.digest)
-    run.run_envelope = run.owners.broker.sign(run.run)
-    narrow = run.owners.certify("recipient", subject="analyst", key=SealingKey.generate().public, datasets=("summary",))
-    lease_with_output(run, recipient_certificates=(narrow.serial,))
-    refuse(run, match="step summarise, attempt 1: recipient analyst is not certified", code="not_certified")
-
-
 # ---------------------------------------------------------------- receipts and outputs
 
 

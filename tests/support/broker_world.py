@@ -283,7 +283,11 @@ class Guest:
             ),
             columns=(),
             wraps=(
-                wrapping.wrap_for_dataset(b"o" * 32, dataset_key=dataset_key, **names),
+                *(
+                    (wrapping.wrap_for_dataset(b"o" * 32, dataset_key=dataset_key, **names),)
+                    if reserved.dataset_certificate
+                    else ()
+                ),
                 wrapping.wrap_for_recipient(b"o" * 32, recipient=recipient, release_key=release_key, **names),
             ),
             producer=None,

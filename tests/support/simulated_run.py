@@ -295,7 +295,9 @@ class SimulatedRun:
                     dataset=output.dataset,
                     version=1,
                     prev=None,
-                    dataset_certificate=self.owners.dataset_certificates[output.dataset].serial,
+                    dataset_certificate=None
+                    if step.kind == "adhoc"
+                    else self.owners.dataset_certificates[output.dataset].serial,
                     recipient_certificates=(self.owners.recipient_certificate.serial,),
                 )
                 for output in step.outputs
@@ -314,7 +316,7 @@ class SimulatedRun:
         """The manifest of an output of a lease."""
         reserved = lease.outputs[index]
         wraps = (
-            self._wrap(reserved.dataset),
+            *((self._wrap(reserved.dataset),) if reserved.dataset_certificate else ()),
             *(Wrap(to="recipient", serial=serial, wrapped=b"w" * 64) for serial in reserved.recipient_certificates),
         )
         made = self.make_manifest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
 
+from ppml_airflow.domain.adhoc import require_adhoc_rules
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.domain.params import approved_params
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
@@ -18,13 +19,11 @@ def require_sound(approval: Approval) -> None:
 
     Raises:
         ConfigurationError: repeated names, edges to unknown steps, a cycle, two steps that write one dataset.
+        PolicyDeniedError: an adhoc step breaks its rules.
     """
     names = [step.name for step in approval.steps]
     if len(set(names)) != len(names):
         raise ConfigurationError(f"approval of {approval.pipeline} names a step twice")
-    adhoc = [step.name for step in approval.steps if step.kind == "adhoc"]
-    if adhoc:
-        raise ConfigurationError(f"step {adhoc[0]} is adhoc; this broker runs fixed steps only", code="kind_unknown")
     unknown = {name for edge in approval.edges for name in edge} - set(names)
     if unknown:
         raise ConfigurationError(f"approval of {approval.pipeline} has an edge to the unknown step {min(unknown)}")
@@ -36,6 +35,7 @@ def require_sound(approval: Approval) -> None:
     except CycleError as error:
         raise ConfigurationError(f"approval of {approval.pipeline} has edges in a circle") from error
     approved_params(approval)
+    require_adhoc_rules(approval)
 
 
 def require_successor(approval: Approval, *, digest: Digest, in_force: Digest | None) -> None:

@@ -12,7 +12,8 @@ from typing import Literal
 from ppml_airflow import canonical
 from ppml_airflow.attestation.report_data import nonce_for
 from ppml_airflow.broker.decisions.approvals import APPROVE_HINT
-from ppml_airflow.domain.documents import Approval, Binding, Job, Lease, LeaseOutput, Run, Step
+from ppml_airflow.domain.adhoc import open_right
+from ppml_airflow.domain.documents import Approval, Binding, Job, Lease, LeaseOutput, Role, Run, Step
 from ppml_airflow.domain.jobs import earlier_steps, signed_request
 from ppml_airflow.domain.slots import window_end
 from ppml_airflow.domain.trust import Certificates
@@ -208,21 +209,20 @@ def draw_up_lease(
     """The lease itself: next attempt, next versions, certified keys only.
 
     Raises:
-        VerificationError: an output or log recipient has no certified key.
+        VerificationError: an output or log recipient has no certified key, or not for all that an adhoc step reads.
     """
     end = window_end(run.slot, slots=approval.slots)
     outputs = []
     for output in step.outputs:
         head = state.heads[output.dataset]
-        dataset_certificate = certificates.current(role="dataset", subject=output.dataset, now=now)
         outputs.append(
             LeaseOutput(
                 dataset=output.dataset,
                 version=head.version + 1,
                 prev=head.manifest,
-                dataset_certificate=dataset_certificate.serial,
+                dataset_certificate=_dataset_certificate(certificates, step=step, dataset=output.dataset, now=now),
                 recipient_certificates=tuple(
-                    recipient_certificate(certificates, subject=subject, dataset=output.dataset, now=now)
+                    recipient_certificate(certificates, subject=subject, step=step, dataset=output.dataset, now=now)
                     for subject in output.recipients
                 ),
             )
@@ -240,21 +240,35 @@ def draw_up_lease(
         inputs=job.inputs,
         outputs=tuple(outputs),
         log_certificates=tuple(
-            certificates.current(role="log", subject=subject, now=now).serial for subject in step.log_recipients
+            _certified(certificates, role="log", subject=subject, datasets=open_right(step), now=now)
+            for subject in step.log_recipients
         ),
     )
 
 
-def recipient_certificate(certificates: Certificates, *, subject: str, dataset: str, now: datetime) -> str:
-    """The serial of a recipient's certificate that names the dataset.
+def _dataset_certificate(certificates: Certificates, *, step: Step, dataset: str, now: datetime) -> str | None:
+    """None for an adhoc step: an answer that no enclave can open is laundered by no later step, of any pipeline."""
+    if step.kind == "adhoc":
+        return None
+    return certificates.current(role="dataset", subject=dataset, now=now).serial
+
+
+def recipient_certificate(certificates: Certificates, *, subject: str, step: Step, dataset: str, now: datetime) -> str:
+    """The serial of a recipient's certificate for an output; if the step is adhoc, for all that it reads, too.
 
     Raises:
-        VerificationError: no certificate, or it does not name the dataset.
+        VerificationError: no certificate, or it does not name the dataset, or lacks the open right.
     """
-    certificate = certificates.current(role="recipient", subject=subject, now=now)
-    if dataset not in certificate.datasets:
+    wanted = open_right(step) | {dataset}
+    return _certified(certificates, role="recipient", subject=subject, datasets=wanted, now=now)
+
+
+def _certified(certificates: Certificates, *, role: Role, subject: str, datasets: frozenset[str], now: datetime) -> str:
+    certificate = certificates.current(role=role, subject=subject, now=now)
+    missing = sorted(datasets - set(certificate.datasets))
+    if missing:
         raise VerificationError(
-            f"recipient {subject} is not certified for {dataset}", code="not_certified", hint=APPROVE_HINT
+            f"{role} {subject} is not certified for {', '.join(missing)}", code="not_certified", hint=APPROVE_HINT
         )
     return certificate.serial
 

@@ -86,10 +86,10 @@ def require_output_manifest(
     sealed = next(output.sealed for output in step.outputs if output.dataset == reserved.dataset)
     if (manifest.body, len(manifest.parts)) != sealed:
         raise VerificationError(f"{subject} must be {sealed[0]} of {sealed[1]} parts", code="output_speaks")
-    recipients = [("recipient", serial) for serial in reserved.recipient_certificates]
-    if sorted((wrap.to, wrap.serial) for wrap in manifest.wraps) != sorted(
-        [("dataset", reserved.dataset_certificate), *recipients]
-    ):
+    sealed_to = [("recipient", serial) for serial in reserved.recipient_certificates]
+    if reserved.dataset_certificate is not None:
+        sealed_to.append(("dataset", reserved.dataset_certificate))
+    if sorted((wrap.to, wrap.serial) for wrap in manifest.wraps) != sorted(sealed_to):
         raise VerificationError(f"{subject} is sealed to others than the lease names", code="other_recipients")
 
 

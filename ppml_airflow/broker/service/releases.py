@@ -44,7 +44,9 @@ def release(broker: Broker, *, request: ReleaseRequest) -> ReleaseAnswer:
             raise PolicyDeniedError(
                 f"{recipient.subject} is not a recipient of {request.dataset}", code="not_a_recipient"
             )
-        recipient_certificate(certificates, subject=recipient.subject, dataset=request.dataset, now=ledger.now)
+        recipient_certificate(
+            certificates, subject=recipient.subject, step=step, dataset=request.dataset, now=ledger.now
+        )
         released = Release(dataset=request.dataset, recipient=request.recipient, time=ledger.time)
         _write_release(ledger, run_id=run.run_id, released=released)
         key = _release_key(broker, ledger, lease_id=row.lease_id, dataset=request.dataset)
