@@ -26,6 +26,7 @@ from ppml_airflow.cli.processes import die_with_parent
 from ppml_airflow.cli.simulated import airflow_token
 from ppml_airflow.cli.stack import free_port, service_environment
 from ppml_airflow.cli.supervisor import Service
+from ppml_airflow.enclaves.runtimes.registry import default_runtime
 from ppml_airflow.errors import ConfigurationError, UnavailableError
 from ppml_airflow.units import format_instant
 
@@ -54,6 +55,7 @@ def connection(home: Home, *, broker: str) -> dict[str, Any]:
             "storage": str(home.storage),
             "quoting": str(home.socket("quoting")),
             "passports": str(home.passports),
+            "runtime": default_runtime(),
             **{f"{agent}_agent": f"unix:{home.socket(f'{agent}-agent')}" for agent in agents_of(home)},
         },
     }

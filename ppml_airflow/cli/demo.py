@@ -30,6 +30,7 @@ from ppml_airflow.cli.simulated import ensure_simulated_domain
 from ppml_airflow.cli.sources import demo_source
 from ppml_airflow.domain.documents import Approval, ParamValue, Run
 from ppml_airflow.domain.params import check_params
+from ppml_airflow.enclaves.runtimes.registry import default_runtime
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.provenance.passport import parse_passport
 from ppml_airflow.sealing.sources import is_table, open_files_source, open_source
@@ -118,7 +119,7 @@ def _prepare(home: Home, *, dag_file: Path, dag_id: str, say: acting.Say) -> tup
             options=acting.COMPILE_OPTIONS,
         )
         say(f"compiled {dag_file.name}: steps {', '.join(step.name for step in compiled.steps)}")
-        ensure_images(home, owner=owner, approval=compiled, say=say)
+        ensure_images(home, owner=owner, approval=compiled, runtime=default_runtime(), say=say)
         database.result()
     return owner, compiled
 

@@ -119,6 +119,10 @@ class SparkGuests:
         platform = SimulatedPlatform.create(self.home / "tee", now=datetime.now(UTC))
         self.world = SparkWorld(folder=folder, platform=platform, keystore=keystore, steps=steps, runs_per_slot=99)
         self.guests = GuestWorld(world=self.world, folder=folder)
+        self.set_up(folder)
+
+    def set_up(self, folder: Path) -> None:
+        """Have the image, and its measurement in the policy."""
         self._take_over_image()
         self.image = set_up_image(
             "spark",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
@@ -20,3 +21,15 @@ def find_runtime(name: str, *, socket_path: Path) -> ProcessRuntime | DockerRunt
     if name not in RUNTIMES:
         raise ConfigurationError(f"runtime {name} is unknown", hint=f"runtimes: {', '.join(RUNTIMES)}")
     return RUNTIMES[name](socket_path)
+
+
+def default_runtime() -> str:
+    """Where enclaves run whose step does not say it, for commands that set up a home: PPML_RUNTIME, else `process`.
+
+    Raises:
+        ConfigurationError: there is no such runtime.
+    """
+    name = os.environ.get("PPML_RUNTIME") or "process"
+    if name not in RUNTIMES:
+        raise ConfigurationError(f"PPML_RUNTIME is {name}", hint=f"runtimes: {', '.join(RUNTIMES)}")
+    return name
