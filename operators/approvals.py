@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from ppml_airflow import canonical
+from ppml_airflow.domain.adhoc import require_adhoc_rules
 from ppml_airflow.domain.documents import Approval, Input
 from ppml_airflow.domain.params import check_params
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, PolicyDeniedError
@@ -76,6 +77,13 @@ def compile_approval(dag: DAG, *, terms: Terms) -> Approval:
         valid_from=format_instant(terms.valid_from),
         valid_until=format_instant(terms.valid_from + timedelta(days=terms.valid_days)),
     )
+    unused = sorted(set(params) - {name for step in approval.steps for name in step.params})
+    if unused:
+        raise ConfigurationError(
+            f"param {unused[0]} is free text, and no step takes it as its statement",
+            code="param_unbounded",
+            hint=f"sql_param={unused[0]!r} makes a step adhoc; everything else wants bounds",
+        )
     return _checked(approval)
 
 
@@ -93,6 +101,10 @@ def _checked(approval: Approval) -> Approval:
     twice = sorted({dataset for dataset in written if written.count(dataset) > 1})
     if twice:
         raise ConfigurationError(f"dataset {twice[0]} is written by two steps")
+    try:
+        require_adhoc_rules(approval)
+    except PolicyDeniedError as error:
+        raise ConfigurationError(error.message, code=error.code) from error
     try:
         check_params(approval, given={})
         return canonical.decode(canonical.encode(approval), into=Approval)

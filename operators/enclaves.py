@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from airflow.sdk import BaseOperator
 
 from ppml_airflow import canonical
-from ppml_airflow.domain.documents import Disclosure, Input, Limits, Output, Param, Step
+from ppml_airflow.domain.documents import Disclosure, Input, Limits, Output, Param, Step, TextParam
 from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
 from ppml_airflow.errors import ConfigurationError, PpmlError
 from ppml_airflow.operators.errors import airflow_errors
@@ -61,6 +61,8 @@ class EnclaveOperator(BaseOperator):
 
     ui_color = "#e8e4f5"
     minimum_memory_mib: ClassVar[int] = 256
+    statement_param: str | None = None
+    """The param of the DAG that is the step's statement, if the run brings it: an adhoc step."""
 
     def __init__(
         self,
@@ -171,12 +173,16 @@ class EnclaveOperator(BaseOperator):
         """The step as an approval lists it."""
         return Step(
             name=self.task_id,
-            kind="fixed",
+            kind="fixed" if self.statement_param is None else "adhoc",
             image=self.image,
             workload=self.workload,
             code={name: canonical.digest_bytes(content) for name, content in self.code_files().items()},
             argv=self.argv(),
-            params=params,
+            params={
+                name: param
+                for name, param in params.items()
+                if not isinstance(param, TextParam) or name == self.statement_param
+            },
             environment=self.environment,
             inputs=inputs,
             outputs=tuple(

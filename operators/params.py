@@ -1,6 +1,7 @@
 """Airflow's params and the owners' params: one has free JSON schemas, the other closed bounds.
 
-A param without bounds is refused: a differencing attack needs many values, and free text is a query by another name.
+A param without bounds is refused: a differencing attack needs many values, and free text is a query by another name,
+so only the statement of an adhoc step is text (`format="multiline"`, `maxLength`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ppml_airflow.domain.documents import (
     IntegerParam,
     Param,
     ParamValue,
+    TextParam,
 )
 from ppml_airflow.errors import ConfigurationError
 
@@ -86,6 +88,8 @@ def _approved_param(name: str, param: AirflowParam) -> Param:
             return EnumParam(choices=tuple(choices), default=_default(name, param))
         case {"type": "string", "format": "date", "formatMinimum": str(minimum), "formatMaximum": str(maximum)}:
             return DateParam(minimum=minimum, maximum=maximum, default=_default(name, param))
+        case {"type": "string", "format": "multiline", "maxLength": int(longest)}:
+            return TextParam(maximum_characters=longest, default=_default(name, param))
     _refuse(name, schema)
 
 

@@ -1,4 +1,7 @@
-"""Jobs on Spark in an enclave: one query, or an approved Python program. Refuses what would escape the approval."""
+"""Jobs on Spark in an enclave: an approved query or Python program, or a query from the run's form.
+
+Refuses what would escape the approval.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,15 @@ QUERY_FILE = "query.sql"
 
 
 class TrustedSparkSubmitOperator(EnclaveOperator):
-    """Run a query or a program on Spark. Exactly one of `sql` and `application`.
+    """Run a query or a program on Spark. Exactly one of `sql`, `sql_param` and `application`.
 
     Driver and executors are threads of one process in the enclave: what spark-submit says of each is added up.
 
     Args:
         sql: one query, or the path of a .sql file relative to the DAG file; `:name` stands for the param of that name,
             inputs are views.
+        sql_param: a param of the DAG, free text, that is the query: an adhoc step. Whoever hears its answer must be
+            certified for all of `inputs`; who starts the run asks, and everybody who sees Airflow reads the question.
         application: path of a .py file, relative to the DAG file.
         py_files: more .py files that the application imports; they lie beside it, whatever their folder was.
         files: other files that lie beside the application, such as queries; approved like code.
@@ -46,6 +51,7 @@ class TrustedSparkSubmitOperator(EnclaveOperator):
         self,
         *,
         sql: str | None = None,
+        sql_param: str | None = None,
         application: str | None = None,
         py_files: str | Sequence[str] = (),
         files: str | Sequence[str] = (),
@@ -76,6 +82,7 @@ class TrustedSparkSubmitOperator(EnclaveOperator):
             **kwargs,
         )
         self.sql = sql
+        self.statement_param = sql_param
         self.application = application
         self.py_files = names_of(py_files)
         self.files = names_of(files)
@@ -85,10 +92,12 @@ class TrustedSparkSubmitOperator(EnclaveOperator):
     @property
     def workload(self) -> str:
         """`spark-sql` or `spark-python`."""
-        return "spark-python" if self.sql is None else "spark-sql"
+        return "spark-sql" if self.application is None else "spark-python"
 
     def code_files(self) -> dict[str, bytes]:
-        """The query, or the program and what lies beside it; the first one is the program."""
+        """The query, or the program and what lies beside it; the first one is the program. Nothing if the run asks."""
+        if self.statement_param is not None:
+            return {}
         if self.sql is None:
             return read_code((str(self.application), *self.py_files, *self.files), operator=self)
         if _is_file(self.sql):
@@ -99,16 +108,18 @@ class TrustedSparkSubmitOperator(EnclaveOperator):
 
     def argv(self) -> tuple[str, ...]:
         """The name of the query's or program's file, and the arguments."""
-        return (next(iter(self.code_files())), *self.application_args)
+        return (*list(self.code_files())[:1], *self.application_args)
 
     def _require_shape(self) -> None:
-        if (self.sql is None) == (self.application is None):
-            raise ConfigurationError("TrustedSparkSubmitOperator wants exactly one of sql= and application=")
-        if self.sql is not None:
+        if sum(given is not None for given in (self.sql, self.statement_param, self.application)) != 1:
+            raise ConfigurationError(
+                "TrustedSparkSubmitOperator wants exactly one of sql=, sql_param= and application="
+            )
+        if self.application is None:
             if self.py_files or self.files or self.application_args:
-                raise ConfigurationError("py_files=, files= and application_args= go with application=, not with sql=")
+                raise ConfigurationError("py_files=, files= and application_args= go with application=, not with SQL")
             if len(self.outputs_to) != 1 or self.folders:
-                raise ConfigurationError(f"sql= writes one table; outputs= has {len(self.outputs_to)}")
+                raise ConfigurationError(f"a query writes one table; outputs= has {len(self.outputs_to)}")
         for file in (self.application, *self.py_files):
             if file is not None and not file.endswith(".py"):
                 raise ConfigurationError(

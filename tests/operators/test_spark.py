@@ -154,8 +154,8 @@ def test_a_broker_that_is_away_does_not_keep_a_task_from_being_killed(dag, broke
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({}, "exactly one of sql= and application="),
-        ({"sql": "SELECT 1", "application": "a.py"}, "exactly one of sql= and application="),
+        ({}, "exactly one of sql=, sql_param= and application="),
+        ({"sql": "SELECT 1", "application": "a.py"}, "exactly one of sql=, sql_param= and application="),
         ({"sql": "SELECT 1", "py_files": ["a.py"]}, "go with application="),
         ({"sql": "SELECT 1", "application_args": ["a"]}, "go with application="),
         ({"application": "a.jar"}, "not a .py file"),
@@ -167,7 +167,7 @@ def test_a_broker_that_is_away_does_not_keep_a_task_from_being_killed(dag, broke
         ({"application": "a.py", "application_args": ["{{ ds }}"]}, "template"),
         ({"sql": "SELECT 1", "driver_memory": "lots"}, "memory is 'lots'"),
         ({"sql": "SELECT 1", "driver_memory": "512m"}, "at least 1g"),
-        ({"sql": "SELECT 1", "outputs": {"b": ["analyst"], "c": []}}, "sql= writes one table"),
+        ({"sql": "SELECT 1", "outputs": {"b": ["analyst"], "c": []}}, "a query writes one table"),
         (
             {"sql": "SELECT 1", "conf": {"spark.driver.extraJavaOptions": "-x"}},
             "extraJavaOptions is refused: it would load code",
