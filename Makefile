@@ -6,7 +6,7 @@ NAME ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check image format unit e2e container docs bench constraints
+.PHONY: help setup demo up down test check images all-images format unit e2e slow kill container docs bench constraints
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ up: setup ## start Airflow's UI, broker and agents, and say where they are
 down: ## stop what `make up` started
 	@if [ -x $(PPML) ]; then $(PPML) down; fi
 
-test: setup check image unit e2e ## everything: format, lint, types, import layers, unit, conformance, end to end
+test: setup check images unit e2e ## format, lint, types, import layers, unit, conformance, end to end: all but slow and container
 
 check: setup ## format check, lint, types, import layers
 	@$(BIN)/ruff format --check ppml_airflow operators plugins $(wildcard tests dags images benchmarks jvm)
@@ -31,15 +31,25 @@ check: setup ## format check, lint, types, import layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-image: setup ## set up the images, so that the tests that need them run
+images: setup ## set up the images that the tests run in
+	@$(PPML) domain create >/dev/null
+	@$(PPML) image set-up spark python inference flink
+
+all-images: setup ## set up every image that this machine has the parts for
 	@$(PPML) domain create >/dev/null
 	@$(PPML) image set-up --all
 
 unit: setup ## unit and conformance tests only
-	@$(BIN)/pytest -q -m "not e2e and not container" $(ARGS)
+	@$(BIN)/pytest -q -m "not e2e and not slow and not container" $(ARGS)
 
-e2e: setup ## the whole pipeline with real processes
-	@$(BIN)/pytest -q -m e2e $(ARGS)
+e2e: setup ## whole pipelines with real processes
+	@$(BIN)/pytest -q -m "e2e and not slow and not container" $(ARGS)
+
+slow: all-images ## the tests that take longer: training, Airflow's services, attacks on a running installation, kills
+	@$(BIN)/pytest -q -m "slow and not container" $(ARGS)
+
+kill: images ## kill processes in the middle of their work
+	@$(BIN)/pytest -q -m "kill and not container" $(ARGS)
 
 container: setup ## the docker runtime, with a Docker daemon of its own (needs root) or the one that DOCKER_HOST names
 	@scripts/docker-daemon $(BIN)/pytest -q -m container $(ARGS)

@@ -43,15 +43,16 @@ def image() -> None:
 
 
 @image.command("set-up")
-@click.argument("name", default="spark")
+@click.argument("names", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="Every image, but for those that this machine has no parts for.")
-def set_up(name: str, *, is_all: bool) -> None:
-    """Set up an image, and accept its measurement if that built it. In a simulated domain, made if there is none."""
+def set_up(names: tuple[str, ...], *, is_all: bool) -> None:
+    """Set up images (spark if none is named), and accept the measurement of what was built, in a simulated domain."""
     home = Home.default()
     owner = ensure_simulated_domain(home, now=datetime.now(UTC))
     if is_all:
         ensure_all_images(home, owner=owner, say=click.echo)
-    else:
+        return
+    for name in names or ("spark",):
         ensure_image(home, owner=owner, name=name, say=click.echo)
 
 

@@ -25,7 +25,7 @@ from ppml_airflow.protocol.launches import GuestEvent, GuestResult
 from tests.support.airflow_api import until
 from tests.support.installation import Installation, changed, installed
 from tests.support.small_images import wait_until
-from tests.support.spark_guests import CASTING, SparkGuests
+from tests.support.spark_guests import CASTING, SQL, SparkGuests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(900)]
 DAG = "nightly_analytics"
@@ -57,7 +57,9 @@ def is_guest(words: list[str]) -> bool:
     return "ppml_airflow.guest" in words
 
 
-def run_and_kill(spark: SparkGuests, run_id: str, *, step: str, which: Callable[[list[str]], bool]) -> GuestResult:
+def run_and_kill(
+    spark: SparkGuests, run_id: str, *, step: str, which: Callable[[list[str]], bool], sql: bytes = SQL
+) -> GuestResult:
     """Run a step and kill its newest process of that kind once the lease is there."""
     killed = threading.Event()
 
@@ -78,7 +80,7 @@ def run_and_kill(spark: SparkGuests, run_id: str, *, step: str, which: Callable[
             threading.Thread(target=kill, daemon=True).start()
 
     try:
-        return spark.runtime.run(spark.request(run_id, step=step), on_event=on_event)
+        return spark.runtime.run(spark.request(run_id, step=step, sql=sql), on_event=on_event)
     finally:
         assert killed.is_set(), "nothing was killed"
         wait_until(lambda: spark.processes() == [] and spark.private_folders == [])
@@ -110,7 +112,7 @@ def test_a_killed_python_worker_fails_the_attempt_and_the_next_one_commits(spark
 def test_a_killed_guest_takes_java_with_it_and_the_next_attempt_fences_it(spark: SparkGuests) -> None:
     run_id = spark.guests.ready_run("guest")
     with pytest.raises(UnavailableError) as failed:
-        run_and_kill(spark, run_id, step="casting", which=is_guest)
+        run_and_kill(spark, run_id, step="casting", which=is_guest, sql=CASTING)
     assert failed.value.code == "guest_ended"
     assert spark.world.status(run_id, "casting").attempt == 1
     with pytest.raises(PpmlError) as second:  # of this very step: a value that breaks its query
@@ -138,7 +140,8 @@ def run_and_kill_service(installation: Installation, name: str, *, while_state: 
 
 def test_a_killed_agent_seals_once(installation: Installation) -> None:
     before = versions(installation, "visits")
-    run_and_kill_service(installation, "owner-agent", while_state=("queued", "running"), task="encrypt_visits")
+    states = ("scheduled", "queued", "running", "success")
+    run_and_kill_service(installation, "owner-agent", while_state=states, task="encrypt_visits")
     assert versions(installation, "visits") == before + 1
 
 
