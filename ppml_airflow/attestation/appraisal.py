@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal, NoReturn
 
+from ppml_airflow.attestation.evidence import JudgedTee
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import REPORT_DATA_BYTES
+from ppml_airflow.attestation.roots import RootKeyId
 from ppml_airflow.attestation.verification import VerifiedEvidence
 from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
@@ -30,6 +32,10 @@ Clause = Literal[
     "evaluation_number",
     "platform_features",
     "collateral_time",
+    "minimum_svns",
+    "guest_features",
+    "privilege_level",
+    "revocation_list",
 ]
 
 
@@ -90,8 +96,8 @@ def appraise(
     reasons = (
         *_judge_root(verified, policy=policy, domain_trust=domain_trust),
         *_judge_enclave(verified, policy=policy, image=image, expected_report_data=expected_report_data),
-        *_judge_platform(verified, policy=policy),
-        *_judge_collateral(verified, policy=policy, now=now),
+        *judge_platform(verified, policy=policy),
+        *judge_collateral(verified, policy=policy, now=now),
     )
     return AttestationResult(verdict="refused" if reasons else "accepted", trust=verified.trust, reasons=reasons)
 
@@ -117,11 +123,16 @@ def _judge_root(verified: VerifiedEvidence, *, policy: Policy, domain_trust: Tru
             want=domain_trust,
             hint=f"a {domain_trust} domain takes {domain_trust} evidence only, for ever; make another domain",
         )
-    if verified.root_key_id not in policy.trust_roots:
+    yield from judge_trust_root(verified.root_key_id, policy=policy)
+
+
+def judge_trust_root(root_key_id: RootKeyId, *, policy: Policy) -> Iterator[Reason]:
+    """Compare a root with those that the policy trusts."""
+    if root_key_id not in policy.trust_roots:
         yield Reason(
             clause="trust_root",
-            got=verified.root_key_id,
-            want=_one_of(policy.trust_roots),
+            got=root_key_id,
+            want=one_of(policy.trust_roots),
             hint="add this root to trust_roots of the policy only if you know whose it is",
         )
 
@@ -129,23 +140,20 @@ def _judge_root(verified: VerifiedEvidence, *, policy: Policy, domain_trust: Tru
 def _judge_enclave(
     verified: VerifiedEvidence, *, policy: Policy, image: Name, expected_report_data: bytes
 ) -> Iterator[Reason]:
-    if verified.tee not in policy.tees:
-        yield Reason(clause="tee", got=verified.tee, want=_one_of(policy.tees), hint="add it to tees of the policy")
-    if verified.is_debug:
-        yield Reason(clause="debug", got="debug", want="production", hint="start the enclave without debug")
+    yield from judge_kind(verified.tee, is_debug=verified.is_debug, policy=policy)
     reference = policy.images.get(image)
     if reference is None:
         yield Reason(
             clause="image",
             got=image,
-            want=_one_of(tuple(policy.images)),
+            want=one_of(tuple(policy.images)),
             hint=f"add {image} to images of policy {policy.name}, with its measurement",
         )
-    elif not any(_matches(verified.measurement, allowed=allowed) for allowed in reference.measurements):
+    elif not any(matches(verified.measurement, allowed=allowed) for allowed in reference.measurements):
         yield Reason(
             clause="measurement",
             got=verified.measurement,
-            want=_one_of(reference.measurements),
+            want=one_of(reference.measurements),
             hint=f"if the change of image {image} is yours: ppml image measure {image} --diff, then --accept",
         )
     if verified.report_data != expected_report_data:
@@ -157,12 +165,21 @@ def _judge_enclave(
         )
 
 
-def _judge_platform(verified: VerifiedEvidence, *, policy: Policy) -> Iterator[Reason]:
+def judge_kind(tee: JudgedTee, *, is_debug: bool, policy: Policy) -> Iterator[Reason]:
+    """Compare the kind of TEE with the policy's; refuse debug under any."""
+    if tee not in policy.tees:
+        yield Reason(clause="tee", got=tee, want=one_of(policy.tees), hint="add it to tees of the policy")
+    if is_debug:
+        yield Reason(clause="debug", got="debug", want="production", hint="start the enclave without debug")
+
+
+def judge_platform(verified: VerifiedEvidence, *, policy: Policy) -> Iterator[Reason]:
+    """Judge a DCAP platform: TCB status, advisories, features."""
     if verified.tcb_status not in policy.tcb_statuses:
         yield Reason(
             clause="tcb_status",
             got=verified.tcb_status,
-            want=_one_of(policy.tcb_statuses),
+            want=one_of(policy.tcb_statuses),
             hint="update microcode and firmware of the machine, or accept the status in the policy",
         )
     open_advisories = [advisory for advisory in verified.advisory_ids if advisory not in policy.advisories]
@@ -170,7 +187,7 @@ def _judge_platform(verified: VerifiedEvidence, *, policy: Policy) -> Iterator[R
         yield Reason(
             clause="advisories",
             got=", ".join(open_advisories),
-            want=_one_of(policy.advisories) if policy.advisories else "none",
+            want=one_of(policy.advisories) if policy.advisories else "none",
             hint="read them, then update the machine or accept them in advisories of the policy",
         )
     features = {
@@ -183,12 +200,13 @@ def _judge_platform(verified: VerifiedEvidence, *, policy: Policy) -> Iterator[R
         yield Reason(
             clause="platform_features",
             got=", ".join(f"{name} {features[name]}" for name in refused),
-            want=_one_of(policy.platform_features) if policy.platform_features else "none",
+            want=one_of(policy.platform_features) if policy.platform_features else "none",
             hint="switch it off in the machine's firmware, or accept it in platform_features of the policy",
         )
 
 
-def _judge_collateral(verified: VerifiedEvidence, *, policy: Policy, now: datetime) -> Iterator[Reason]:
+def judge_collateral(verified: VerifiedEvidence, *, policy: Policy, now: datetime) -> Iterator[Reason]:
+    """Judge what a DCAP platform was measured against: evaluation number and time."""
     if verified.tcb_evaluation_number < policy.minimum_evaluation_number:
         yield Reason(
             clause="evaluation_number",
@@ -205,11 +223,12 @@ def _judge_collateral(verified: VerifiedEvidence, *, policy: Policy, now: dateti
         )
 
 
-def _matches(measurement: str, *, allowed: str) -> bool:
+def matches(measurement: str, *, allowed: str) -> bool:
     """Compare register by register; `any` stands for a register that the owner chose not to judge."""
     got, want = measurement.split(":"), allowed.split(":")
     return len(got) == len(want) and all(w in ("any", g) for g, w in zip(got, want, strict=True))
 
 
-def _one_of(values: tuple[str, ...]) -> str:
+def one_of(values: tuple[str, ...]) -> str:
+    """Spell what would have been accepted."""
     return values[0] if len(values) == 1 else "one of " + ", ".join(values)

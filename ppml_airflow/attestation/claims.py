@@ -7,7 +7,8 @@ Source: claims version 1 of dcap-qvl 0.7.0: reports as hex, key ids as lists of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -25,6 +26,10 @@ class Identity:
 
     tee: Tee
     measurement: str
+    measurements: Mapping[str, str]
+    """Every register, by its vendor's name, hex."""
+    svns: Mapping[str, int | str]
+    """Security versions of what the report itself covers; vectors as hex."""
     is_debug: bool
     report_data: bytes
     signer: str = ""
@@ -43,6 +48,7 @@ class Tcb(msgspec.Struct, frozen=True):
 class Pck(msgspec.Struct, frozen=True):
     """The platform's certificate."""
 
+    pce_svn: int
     dynamic_platform: Flag
     cached_keys: Flag
     smt_enabled: Flag
@@ -58,6 +64,7 @@ class Platform(msgspec.Struct, frozen=True):
 class SgxReport(msgspec.Struct, frozen=True):
     """An enclave's report."""
 
+    cpu_svn: str
     attributes: str
     mr_enclave: str
     mr_signer: str
@@ -70,6 +77,8 @@ class SgxReport(msgspec.Struct, frozen=True):
         return Identity(
             tee="sgx",
             measurement=self.mr_enclave,
+            measurements={"mrenclave": self.mr_enclave, "mrsigner": self.mr_signer},
+            svns={"cpu_svn": self.cpu_svn, "isv_prod_id": self.isv_prod_id, "isv_svn": self.isv_svn},
             is_debug=bool(bytes.fromhex(self.attributes)[0] & 0x02),
             report_data=bytes.fromhex(self.report_data),
             signer=self.mr_signer,
@@ -81,8 +90,14 @@ class SgxReport(msgspec.Struct, frozen=True):
 class TdReport(msgspec.Struct, frozen=True):
     """A TD's report, version 1.0, and the part that later versions have in common with it."""
 
+    tee_tcb_svn: str
+    mr_seam: str
+    mr_signer_seam: str
     td_attributes: str
     mr_td: str
+    mr_config_id: str
+    mr_owner: str
+    mr_owner_config: str
     rt_mr0: str
     rt_mr1: str
     rt_mr2: str
@@ -94,6 +109,19 @@ class TdReport(msgspec.Struct, frozen=True):
         return Identity(
             tee="tdx",
             measurement=":".join((self.mr_td, self.rt_mr0, self.rt_mr1, self.rt_mr2, self.rt_mr3)),
+            measurements={
+                "mrtd": self.mr_td,
+                "rtmr0": self.rt_mr0,
+                "rtmr1": self.rt_mr1,
+                "rtmr2": self.rt_mr2,
+                "rtmr3": self.rt_mr3,
+                "mrseam": self.mr_seam,
+                "mrsignerseam": self.mr_signer_seam,
+                "mrconfigid": self.mr_config_id,
+                "mrowner": self.mr_owner,
+                "mrownerconfig": self.mr_owner_config,
+            },
+            svns={"tee_tcb_svn": self.tee_tcb_svn},
             is_debug=bool(bytes.fromhex(self.td_attributes)[0] & 0x01),
             report_data=bytes.fromhex(self.report_data),
         )
@@ -103,10 +131,17 @@ class Td15Report(msgspec.Struct, frozen=True):
     """A TD's report, version 1.5."""
 
     base: TdReport
+    tee_tcb_svn2: str
+    mr_service_td: str
 
     def identity(self) -> Identity:
         """Read it."""
-        return self.base.identity()
+        base = self.base.identity()
+        return replace(
+            base,
+            measurements={**base.measurements, "mrservicetd": self.mr_service_td},
+            svns={**base.svns, "tee_tcb_svn2": self.tee_tcb_svn2},
+        )
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

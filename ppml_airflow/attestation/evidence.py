@@ -10,6 +10,10 @@ from ppml_airflow.canonical import Document
 from ppml_airflow.units import KIB
 
 Tee = Literal["sgx", "tdx"]
+"""What an enclave may attest as at the broker."""
+
+JudgedTee = Literal["sgx", "tdx", "snp"]
+"""What a policy may name, and `ppml quote verify` judges."""
 
 MAX_QUOTE_BYTES = 64 * KIB
 """Real quotes have 4 to 12 KiB; certificate chains inside make the length vary."""

@@ -1,7 +1,8 @@
 """The owner's conditions on evidence (RATS: appraisal policy for evidence), as a signed document and as a file.
 
 Default deny: everything that may be accepted is listed, and what is not listed is refused. Every field must be there,
-so that a forgotten line never weakens a policy. Debug enclaves and revoked platforms cannot be accepted by any policy.
+so that a forgotten line never weakens a policy; without `snp` no SEV-SNP report is accepted. Debug enclaves and revoked
+platforms cannot be accepted by any policy.
 
 The file is YAML with the fields of the document, without `domain_id`.
 """
@@ -17,7 +18,7 @@ from msgspec import Meta
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ppml_airflow import canonical
-from ppml_airflow.attestation.evidence import Tee
+from ppml_airflow.attestation.evidence import JudgedTee
 from ppml_airflow.attestation.roots import RootKeyId
 from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, MalformedInputError
@@ -26,11 +27,12 @@ from ppml_airflow.units import Digest, Name
 from ppml_airflow.yaml_files import parse_yaml
 
 _SGX = r"[0-9a-f]{64}"
+_SNP = r"[0-9a-f]{96}"
 _TDX = r"[0-9a-f]{96}(:([0-9a-f]{96}|any)){4}"
 
-Measurement = Annotated[str, Meta(pattern=rf"^({_SGX}|{_TDX})$(?!\n)")]
+Measurement = Annotated[str, Meta(pattern=rf"^({_SGX}|{_SNP}|{_TDX})$(?!\n)")]
 """SGX: mr_enclave, 64 hex digits. TDX: mr_td and the run-time registers 0 to 3, 96 hex digits each, joined by colons;
-a register that shall not be judged is written `any`."""
+a register that shall not be judged is written `any`. SEV-SNP: measurement, 96 hex digits."""
 
 TcbStatus = Literal[
     "UpToDate",
@@ -58,7 +60,28 @@ class ImageReference(Document, frozen=True, kw_only=True):
         _require_listed("image", measurements=self.measurements)
 
 
-class Policy(SignedDocument, frozen=True, kw_only=True):
+SvnName = Literal["fmc", "bootloader", "tee", "snp", "microcode"]
+
+GuestFeature = Literal["smt", "migration_agent"]
+
+
+class SnpConditions(Document, frozen=True, kw_only=True):
+    """What SEV-SNP reports must meet beside the rest: AMD gives no status, so the owner states the versions."""
+
+    minimum_svns: Mapping[SvnName, Annotated[int, Meta(ge=0, le=255)]]
+    """Of the reported TCB; a component of the platform that is not listed is refused."""
+    guest_features: tuple[GuestFeature, ...]
+    """What the guest's policy may allow."""
+    maximum_privilege_level: Annotated[int, Meta(ge=0, le=3)]
+    """VMPL from which the report may be asked; 0 is the most privileged."""
+    revocation_list: Literal["required", "optional"]
+
+    def __post_init__(self) -> None:
+        _require_listed("snp", minimum_svns=tuple(self.minimum_svns))
+        _refuse_repeated("snp", guest_features=self.guest_features)
+
+
+class Policy(SignedDocument, frozen=True, kw_only=True, omit_defaults=True):
     """One version of a policy."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.policy.v1+json"
@@ -67,7 +90,7 @@ class Policy(SignedDocument, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=1)]
     """Only upwards."""
     images: Mapping[Name, ImageReference]
-    tees: tuple[Tee, ...]
+    tees: tuple[JudgedTee, ...]
     trust_roots: tuple[RootKeyId, ...]
     """Key ids of the roots that evidence may lead to."""
     tcb_statuses: tuple[TcbStatus, ...]
@@ -77,6 +100,8 @@ class Policy(SignedDocument, frozen=True, kw_only=True):
     """Of the collateral; the vendor raises it with each round of updates."""
     platform_features: tuple[PlatformFeature, ...]
     """What a platform may have on. One that leaves a feature undefined counts as having it on."""
+    snp: SnpConditions | None = None
+    """Absent refuses every SEV-SNP report."""
 
     def __post_init__(self) -> None:
         _require_listed(
@@ -103,7 +128,7 @@ def parse_policy_file(text: str, *, domain_id: Digest, name: str = "policy file"
     Raises:
         ConfigurationError: not such a file; the message lists every mistake with its line.
     """
-    fields = parse_yaml(text, into=_PolicyFile, name=name).model_dump()
+    fields = parse_yaml(text, into=_PolicyFile, name=name).model_dump(exclude_none=True)
     try:
         return canonical.convert({**fields, "domain_id": domain_id}, into=Policy)
     except MalformedInputError as error:
@@ -141,16 +166,24 @@ class _ImageFile(_Strict):
     measurements: Annotated[list[Annotated[str, _as(Measurement)]], Field(min_length=1)]
 
 
+class _SnpFile(_Strict):
+    minimum_svns: Annotated[dict[SvnName, Annotated[int, Field(ge=0, le=255)]], Field(min_length=1)]
+    guest_features: list[GuestFeature]
+    maximum_privilege_level: Annotated[int, Field(ge=0, le=3)]
+    revocation_list: Literal["required", "optional"]
+
+
 class _PolicyFile(_Strict):
     name: Annotated[str, _as(Name)]
     version: Annotated[int, Field(ge=1)]
     images: Annotated[dict[Annotated[str, _as(Name)], _ImageFile], Field(min_length=1)]
-    tees: Annotated[list[Tee], Field(min_length=1)]
+    tees: Annotated[list[JudgedTee], Field(min_length=1)]
     trust_roots: Annotated[list[Annotated[str, _as(RootKeyId)]], Field(min_length=1)]
     tcb_statuses: Annotated[list[TcbStatus], Field(min_length=1)]
     advisories: list[Annotated[str, _as(Advisory)]]
     minimum_evaluation_number: Annotated[int, Field(ge=0)]
     platform_features: list[PlatformFeature]
+    snp: _SnpFile | None = None
 
 
 def _require_listed(subject: str, **fields: tuple[str, ...]) -> None:

@@ -80,9 +80,9 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("QE ISVSVN", "quoting_enclave", _UPDATE),
     # the enclave can be looked into
     ("Debug mode is enabled", "debug_enclave", "start the enclave without debug"),
-    ("SEPT_VE_DISABLE is not enabled", "debug_enclave", "set SEPT_VE_DISABLE for the TD"),
+    ("SEPT_VE_DISABLE is not enabled", "sept_ve_disable", "set SEPT_VE_DISABLE for the TD"),
     ("Reserved bits in TD attributes", "td_attributes", ""),
-    ("service td", "td_attributes", ""),
+    ("service td", "service_td", "start the TD without a service TD"),
     # certificates and revocation lists; `explain` looks closer
     ("Failed to verify certificate chain", CHAIN, ""),
     ("Failed to parse root CA CRL", CHAIN, ""),
@@ -96,6 +96,11 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("InvalidCrlSignature", CHAIN, ""),
     ("IssuerNotCrlSigner", CHAIN, ""),
 )
+
+AUTHENTIC = frozenset(
+    {"tcb_revoked", "tcb_level_unknown", "debug_enclave", "sept_ve_disable", "service_td", "td_attributes"}
+)
+"""Refusals of a quote whose chain and signatures dcap-qvl 0.7.0 found good before: the platform did sign it."""
 
 _MALFORMED = frozenset({"quote_malformed", "collateral_malformed"})
 

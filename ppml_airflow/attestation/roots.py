@@ -7,12 +7,14 @@ A root is known by its key, never by its certificate or its name: Intel has two 
 sample PKIs use Intel's name with other keys.
 
 Source: Intel SGX Root CA,
-https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.pem
+https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.pem; AMD's root keys,
+https://kdsintf.amd.com/vcek/v1/{Milan,Genoa,Turin}/cert_chain
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Self
@@ -27,13 +29,20 @@ from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.units import Trust
 
 RootKeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{96}$(?!\n)")]
-"""SHA-384 of the root key's uncompressed point, 96 lower-case hex digits."""
+"""SHA-384 of the root key, 96 lower-case hex digits; Intel's as its uncompressed point."""
 
 INTEL_ROOT_KEY_ID: RootKeyId = (
     "46e403bd34f05a3f2817ab9badcaacc7ffc98e0f261008cd30dae936cace18d5dcf58eef31463613de1570d516200993"
 )
 
-HARDWARE_ROOT_KEY_IDS = frozenset({INTEL_ROOT_KEY_ID})
+AMD_ROOT_KEY_IDS: Mapping[str, RootKeyId] = {
+    "Milan": "1249f67f15cf229a4069195e1a9ce537d1765ef706a1f4a123c36be9518786515d25ecc007f366b564d2b3f31c48082e",
+    "Genoa": "32ab53a6ce5ec14926207396e5c475ae768a6a9831b7e860b5acf2e1c1dff222bc5a8bfc43eb5e06393189c1f246d880",
+    "Turin": "3475f08a9727f8ac9a1deaea5f2a2097aa59d64d05c2a678c229c873e6359d3a6926287a2a22cd5f88a385e333a2fcc5",
+}
+"""AMD's root key (ARK) of each product: RSA, so SHA-384 of its SubjectPublicKeyInfo, DER."""
+
+HARDWARE_ROOT_KEY_IDS = frozenset({INTEL_ROOT_KEY_ID, *AMD_ROOT_KEY_IDS.values()})
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,12 @@ class TrustRoot:
     def trust(self) -> Trust:
         """Whether evidence under this root is hardware or simulated."""
         return trust_of(self.key_id)
+
+
+def rsa_root_key_id(certificate: x509.Certificate) -> RootKeyId:
+    """Name a root with an RSA key, as AMD's."""
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha384(key).hexdigest()
 
 
 def trust_of(key_id: RootKeyId) -> Trust:

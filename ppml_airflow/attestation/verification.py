@@ -13,6 +13,7 @@ Source: Intel DCAP; dcap-qvl 0.7.0, pinned.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -38,6 +39,10 @@ class VerifiedEvidence:
     root_key_id: RootKeyId
     measurement: str
     """SGX: mr_enclave, 64 hex. TDX: mr_td and the four run-time registers, 96 hex each, joined by colons."""
+    measurements: Mapping[str, str]
+    """Every register that the report has, by its vendor's name, hex."""
+    svns: Mapping[str, int | str]
+    """Security versions by name; vectors as hex."""
     signer: str
     """SGX: mr_signer, hex. TDX: empty."""
     product: int
@@ -135,6 +140,8 @@ def _read_claims(claims_json: str, *, evidence: Evidence, roots: tuple[TrustRoot
         trust=trust_of(root_key_id),
         root_key_id=root_key_id,
         measurement=enclave.measurement,
+        measurements=enclave.measurements,
+        svns={**enclave.svns, "pce_svn": pck.pce_svn},
         signer=enclave.signer,
         product=enclave.product,
         svn=enclave.svn,

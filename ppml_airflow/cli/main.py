@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "image": ("image:image", "Set up and measure trusted images"),
     "logs": ("logs:logs", "Open the sealed logs of a run"),
     "policy": ("policy:policy", "Show and sign policies"),
+    "quote": ("quote:quote", "Judge quotes and reports of TEEs"),
     "run": ("run:run", "Compile, sign and run a pipeline without Airflow's engine"),
     "trust": ("trust:trust", "Export what a verifier has to trust"),
     "up": ("up:up", "Start Airflow's UI, the broker and the agents"),

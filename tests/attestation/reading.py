@@ -1,4 +1,4 @@
-"""A second, independent reading of SGX quotes (version 3) and their collateral: the oracle of these tests.
+"""A second, independent reading of SGX and TDX quotes, versions 3 to 5, and their collateral: these tests' oracle.
 
 Shares no code with the package. It may be wrong about what it accepts only where dcap-qvl refuses: never an authority.
 """
@@ -57,13 +57,47 @@ class Body:
             report_data=data[320:384],
         )
 
+    @property
+    def is_debug(self) -> bool:
+        return bool(self.attributes[0] & 2)
+
+    @property
+    def registers(self) -> tuple[bytes, ...]:
+        return self.mr_enclave, self.mr_signer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TdBody:
+    """The 584 bytes of a TD's report; version 1.5 has 64 more."""
+
+    tee_tcb_svn: bytes
+    mr_signer_seam: bytes
+    attributes: bytes
+    registers: tuple[bytes, ...]
+    report_data: bytes
+
+    @classmethod
+    def read(cls, data: bytes) -> TdBody:
+        starts = (16, 64, 136, 184, 232, 280, 328, 376, 424, 472)
+        return cls(
+            tee_tcb_svn=data[0:16],
+            mr_signer_seam=data[64:112],
+            attributes=data[120:128],
+            registers=tuple(data[at : at + 48] for at in starts),
+            report_data=data[520:584],
+        )
+
+    @property
+    def is_debug(self) -> bool:
+        return bool(self.attributes[0] & 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quote:
     """The parts of a quote."""
 
     signed: bytes
-    body: Body
+    body: Body | TdBody
     signature: bytes
     key: bytes
     qe_report: bytes
@@ -75,34 +109,48 @@ class Quote:
 def read_quote(data: bytes) -> Quote:
     try:
         version, key_type, tee = struct.unpack_from("<HHI", data)
-        expect((version, key_type, tee) == (3, 2, 0), "an SGX quote of version 3 with a P-256 key")
-        (length,) = struct.unpack_from("<I", data, 432)
-        rest = data[436 : 436 + length]
+        expect((version, tee) in ((3, 0), (4, 0x81), (5, 0x81)) and key_type == 2, "a known quote with a P-256 key")
+        start, end = _body_span(data, version=version)
+        (length,) = struct.unpack_from("<I", data, end)
+        rest = data[end + 4 : end + 4 + length]
         expect(len(rest) == length, "as many bytes as it says")
-        (qe_length,) = struct.unpack_from("<H", rest, 576)
-        qe_data, tail = rest[578 : 578 + qe_length], rest[578 + qe_length :]
+        signature, rest = rest[:128], rest[128:]
+        if version >= 4:
+            kind, wrapped = struct.unpack_from("<HI", rest)
+            expect(kind == 6 and wrapped == len(rest) - 6, "a quoting enclave's report to the end")
+            rest = rest[6:]
+        (qe_length,) = struct.unpack_from("<H", rest, 448)
+        qe_data, tail = rest[450 : 450 + qe_length], rest[450 + qe_length :]
         kind, pem_length = struct.unpack_from("<HI", tail)
         expect(kind == 5 and len(tail) == 6 + pem_length, "a PEM chain to its end")
         chain = tuple(x509.load_pem_x509_certificates(tail[6:].rstrip(b"\0")))
     except (struct.error, ValueError, x509.InvalidVersion) as error:
         raise RefusedByOracle(str(error)) from error
     return Quote(
-        signed=data[:432],
-        body=Body.read(data[48:432]),
-        signature=rest[:64],
-        key=rest[64:128],
-        qe_report=rest[128:512],
-        qe_signature=rest[512:576],
+        signed=data[:end],
+        body=Body.read(data[start:end]) if tee == 0 else TdBody.read(data[start:end]),
+        signature=signature[:64],
+        key=signature[64:],
+        qe_report=rest[:384],
+        qe_signature=rest[384:448],
         qe_data=qe_data,
         chain=chain,
     )
+
+
+def _body_span(data: bytes, *, version: int) -> tuple[int, int]:
+    if version < 5:
+        return 48, 48 + (384 if version == 3 else 584)
+    kind, size = struct.unpack_from("<HI", data, 48)
+    expect((kind, size) in ((2, 584), (3, 648)), "a TD report of a known size")
+    return 54, 54 + size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What an authentic quote says."""
 
-    body: Body
+    body: Body | TdBody
     root_key_id: str
     status: str
     advisories: tuple[str, ...]
@@ -139,10 +187,12 @@ def _judge(data: bytes, *, collateral: bytes, root: x509.Certificate, now: datet
     expect(quoting.report_data == bound + bytes(32), "attestation key bound by the quoting enclave")
     point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + quote.key)
     _check_raw(quote.signature, message=quote.signed, key=point)
-    expect(not quote.body.attributes[0] & 2, "no debug")
+    expect(not quote.body.is_debug, "no debug")
 
+    td = quote.body if isinstance(quote.body, TdBody) else None
+    expect(identity["id"] == ("TD_QE" if td else "QE"), "identity of the quoting enclave of this TEE")
     qe_status = _quoting_enclave_status(quoting, identity=identity)
-    status, advisories = _platform_status(leaf, tcb_info=tcb_info)
+    status, advisories = _platform_status(leaf, tcb_info=tcb_info, td=td)
     expect("Revoked" not in (status, qe_status), "not revoked")
     key_bytes = _public(root).public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return Verdict(
@@ -189,7 +239,7 @@ def _check_signed(text: str, *, signature: str, signer: x509.Certificate, now: d
 
 
 def _quoting_enclave_status(quoting: Body, *, identity: dict) -> str:
-    expect(identity["id"] == "QE" and identity["version"] == 2, "identity of an SGX quoting enclave")
+    expect(identity["version"] == 2, "a known identity")
     expect(quoting.mr_signer.hex() == identity["mrsigner"].lower(), "quoting enclave of the vendor")
     expect(quoting.product == identity["isvprodid"], "the vendor's quoting enclave")
     for got, name in ((quoting.misc[::-1], "miscselect"), (quoting.attributes, "attributes")):
@@ -200,17 +250,40 @@ def _quoting_enclave_status(quoting: Body, *, identity: dict) -> str:
     return level["tcbStatus"]
 
 
-def _platform_status(leaf: x509.Certificate, *, tcb_info: dict) -> tuple[str, tuple[str, ...]]:
+def _platform_status(leaf: x509.Certificate, *, tcb_info: dict, td: TdBody | None) -> tuple[str, tuple[str, ...]]:
     extension = leaf.extensions.get_extension_for_oid(SGX_EXTENSION).value.value
     fmspc = _value_of(extension, arcs=(4,))
-    expect(tcb_info["id"] == "SGX" and bytes.fromhex(tcb_info["fmspc"]) == fmspc, "collateral of this platform")
+    expect(tcb_info["id"] == ("TDX" if td else "SGX"), "collateral of this TEE")
+    expect(bytes.fromhex(tcb_info["fmspc"]) == fmspc, "collateral of this platform")
     svns = [int.from_bytes(_value_of(extension, arcs=(2, index)), "big") for index in range(1, 17)]
     pce_svn = int.from_bytes(_value_of(extension, arcs=(2, 17)), "big")
     for level in tcb_info["tcbLevels"]:
         wanted = [component["svn"] for component in level["tcb"]["sgxtcbcomponents"]]
-        if pce_svn >= level["tcb"]["pcesvn"] and all(got >= want for got, want in zip(svns, wanted, strict=True)):
-            return level["tcbStatus"], tuple(level.get("advisoryIDs", ()))
+        if pce_svn < level["tcb"]["pcesvn"] or any(got < want for got, want in zip(svns, wanted, strict=True)):
+            continue
+        found = level["tcbStatus"], tuple(level.get("advisoryIDs", ()))
+        if td is None:
+            return found
+        # With a module of its own version, the first two components are judged by the module's identity.
+        first = 2 if td.tee_tcb_svn[1] else 0
+        wanted = [component["svn"] for component in level["tcb"]["tdxtcbcomponents"]][first:]
+        if all(got >= want for got, want in zip(td.tee_tcb_svn[first:], wanted, strict=True)):
+            return _with_module(found, tcb_info=tcb_info, td=td)
     raise RefusedByOracle("some TCB level")
+
+
+def _with_module(platform: tuple[str, tuple[str, ...]], *, tcb_info: dict, td: TdBody) -> tuple[str, tuple[str, ...]]:
+    """Bring in the status of the TDX module; a module of version 0 is judged with the platform."""
+    minor, version = td.tee_tcb_svn[:2]
+    status, advisories = platform
+    if not version:
+        expect(td.mr_signer_seam == bytes.fromhex(tcb_info["tdxModule"]["mrsigner"]), "module of the vendor")
+        return platform
+    identity = next(each for each in tcb_info["tdxModuleIdentities"] if each["id"] == f"TDX_{version:02}")
+    expect(td.mr_signer_seam == bytes.fromhex(identity["mrsigner"]), "module of the vendor")
+    level = next(each for each in identity["tcbLevels"] if each["tcb"]["isvsvn"] <= minor)
+    expect(level["tcbStatus"] != "Revoked", "module not revoked")
+    return _worse(status, qe_status=level["tcbStatus"]), (*advisories, *level.get("advisoryIDs", ()))
 
 
 def _value_of(extension: bytes, *, arcs: tuple[int, ...]) -> bytes:

@@ -37,7 +37,7 @@ GOOD = [
 BAD = [
     ("confidential-containers+trustee/quote_77bcbdfa9c.bin", "2025-08-15", "debug_enclave"),
     ("confidential-containers+trustee/quote_12b401a88a.bin", "2023-06-18", "debug_enclave"),
-    ("confidential-containers+trustee/quote_a2c43c6937.bin", "2025-02-13", "debug_enclave"),
+    ("confidential-containers+trustee/quote_a2c43c6937.bin", "2025-02-13", "sept_ve_disable"),
     ("Phala-Network+dcap-qvl/quote_219cafdecd.bin", "2025-06-19", "tcb_level_unknown"),
 ]
 

@@ -25,7 +25,7 @@ def test_each_text_of_the_table_has_its_code(text: str, code: str, hint: str) ->
         ("CertRevoked", CHAIN),
         ("BadDer", "evidence_refused"),
         ("TDX module identity check failed", "tdx_module"),
-        ("Invalid mr service td", "td_attributes"),
+        ("Invalid mr service td", "service_td"),
         ("QE ISVSVN 8 is below minimum required 9 from QE Identity", "quoting_enclave"),
     ],
 )
