@@ -32,6 +32,7 @@ _OID = "1.3.6.1.4.1.3704.1."
 _SVN_OIDS = {"bootloader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8", "fmc": "3.9"}
 _PRODUCT_OID, _CHIP_OID, _CSP_OID = "2", "4", "5"
 _DER_INTEGER, _DER_OCTETS, _DER_IA5 = 0x02, 0x04, 0x16
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _PSS = padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48)
 
 
@@ -97,6 +98,16 @@ def verify_bundle(
     4. Neither is revoked, if there is a list; a list that is not good is refused.
     5. Read what the leaf certifies.
     """
+    try:
+        return _verify_bundle(bundle, kind=kind, extra_roots=extra_roots, now=now)
+    except _UNREADABLE as error:
+        # Names, keys and extensions are read as late as they are asked for.
+        raise _bad_chain("a certificate or revocation list has a part that does not read") from error
+
+
+def _verify_bundle(
+    bundle: Bundle, *, kind: Signer, extra_roots: tuple[x509.Certificate, ...], now: datetime
+) -> EndorsementKey:
     # 1
     leaf = _one([each for each in bundle.certificates if _common_name(each.subject) == f"SEV-{kind}"], what=kind)
     available = (*bundle.certificates, *extra_roots)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 from datetime import timedelta
 from typing import Any
 
@@ -214,5 +215,21 @@ def test_no_mutated_report_changes_what_is_accepted(seed: int) -> None:
         mutated[chance.randrange(len(mutated))] = chance.randrange(256)
         try:
             assert verify(MILAN, report=bytes(mutated), bundle=bundle) == good
+        except PpmlError:
+            continue
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 34))])
+def test_no_mutated_bundle_changes_what_is_accepted(seed: int) -> None:
+    chance, report = random.Random(seed), MILAN.report()
+    parts = [each.public_bytes(Encoding.DER) for each in (MILAN.leaf(), MILAN.intermediate, MILAN.root)]
+    good = verify(MILAN, report=report)
+    for _ in range(300):
+        mutated = [bytearray(part) for part in parts]
+        part = mutated[chance.randrange(3)]
+        part[chance.randrange(len(part))] = chance.randrange(256)
+        bundle = "".join(ssl.DER_cert_to_PEM_cert(bytes(each)) for each in mutated).encode()
+        try:
+            assert verify(MILAN, report=report, bundle=bundle) == good
         except PpmlError:
             continue
