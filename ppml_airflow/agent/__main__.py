@@ -43,12 +43,13 @@ def serve(config: Path) -> None:
         ConfigurationError: the configuration is wrong, or another agent runs with it.
     """
     settings = load_settings(config)
-    # uvicorn raises the signal that ended it once more; as an exception it lets running tasks clean up.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with Agent.start(settings) as agent, listening_socket(settings.listen) as sock:
         tasks = Tasks(agent.perform)
         app = build_app(tasks, settings=settings)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+        # Before uvicorn takes signals, and when it raises the one that ended it once more. An exception would be lost
+        # where a signal meets Python in a finalizer.
+        signal.signal(signal.SIGTERM, lambda number, frame: setattr(server, "should_exit", True))
         click.echo(f"ready {settings.listen}")
         try:
             server.run(sockets=[sock])
