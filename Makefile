@@ -40,7 +40,7 @@ all-images: setup ## set up every image that this machine has the parts for
 	@$(PPML) image set-up --all
 
 unit: setup ## unit and conformance tests only
-	@$(BIN)/pytest -q -m "not e2e and not slow and not container" $(ARGS)
+	@$(BIN)/pytest -q -n auto --dist loadfile -m "not e2e and not slow and not container" $(ARGS)
 
 e2e: setup ## whole pipelines with real processes
 	@$(BIN)/pytest -q -m "e2e and not slow and not container" $(ARGS)

@@ -50,7 +50,7 @@ def test_the_chain_runs_to_its_passport(dag, broker, agent, guest):
     assert [task.verb for task in agent.tasks] == ["seal", "deliver"]
     assert broker.opened[0].params == {"age": 21}
     assert len(broker.runs) == 1
-    assert set(tasks["count"].xcom_pull("count")) == {"run_id", "step", "attempt", "outputs"}
+    assert set(tasks["count"].xcom_pull("count")) == {"run_id", "step", "attempt", "outputs", "disclosed"}
     assert TOKEN not in "".join(json.dumps(tasks[name].xcom_pull(name)) for name in tasks)
 
 
