@@ -49,7 +49,14 @@ class AgentOperator(BaseOperator):
         with hook.broker() as broker:
             run = open_run(broker, context=context, pipeline=self.pipeline, patience_s=hook.patience_s)
         with hook.agent(self.agent) as agent:
-            return run_agent_task(agent, verb=verb, name=self.dataset, run_id=run.run_id, progress=self.log.info)
+            return run_agent_task(
+                agent,
+                verb=verb,
+                name=self.dataset,
+                run_id=run.run_id,
+                progress=self.log.info,
+                patience_s=hook.patience_s,
+            )
 
 
 def reference(published: Published) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from ppml_airflow import canonical
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.hook import PpmlHook
-from ppml_airflow.operators.runs import open_run, patiently
+from ppml_airflow.operators.runs import open_run
+from ppml_airflow.protocol.client import patiently
 from ppml_airflow.protocol.messages import RunView
 from ppml_airflow.units import spell_trust
 

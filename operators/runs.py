@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
-
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from typing import TYPE_CHECKING
 
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.domain.slots import slot_of
-from ppml_airflow.errors import UnavailableError
 from ppml_airflow.operators.params import run_params
-from ppml_airflow.protocol.client import BrokerClient
+from ppml_airflow.protocol.client import BrokerClient, patiently
 from ppml_airflow.protocol.messages import OpenRun, RunView
 from ppml_airflow.units import Instant, format_instant
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-T = TypeVar("T")
 
 
 def open_run(broker: BrokerClient, *, context: Context, pipeline: str | None, patience_s: float) -> RunView:
@@ -57,16 +51,6 @@ def scheduled_moment(context: Context) -> datetime | None:
     if run.run_type == "manual":
         return run.logical_date
     return run.data_interval_end or run.logical_date
-
-
-def patiently(ask: Callable[[], T], *, seconds: float) -> T:
-    """Ask again while the other side does not answer, for so many seconds."""
-    return Retrying(
-        retry=retry_if_exception_type(UnavailableError),
-        stop=stop_after_delay(seconds),
-        wait=wait_exponential(multiplier=0.25, max=10),
-        reraise=True,
-    )(ask)
 
 
 def _slot(broker: BrokerClient, *, pipeline: str, moment: datetime | None) -> Instant | None:

@@ -7,12 +7,13 @@ the class that they were there. A broker that does not answer is an UnavailableE
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Run
@@ -77,6 +78,16 @@ def raise_problem(status: int, body: bytes) -> None:
         raise ConfigurationError(f"the service answered {status} without saying why", code=f"http_{status}") from None
     kind = BY_KIND.get(problem.kind, PpmlError)
     raise kind(problem.detail, code=problem.code, hint=problem.hint)
+
+
+def patiently(ask: Callable[[], T], *, seconds: float) -> T:
+    """Ask again while the other side does not answer, for so many seconds; 0 asks once."""
+    return Retrying(
+        retry=retry_if_exception_type(UnavailableError),
+        stop=stop_after_delay(seconds),
+        wait=wait_exponential(multiplier=0.25, max=10),
+        reraise=True,
+    )(ask)
 
 
 class JsonClient:

@@ -21,11 +21,28 @@ class ForgetfulAgent(FakeAgent):
         return msgspec.structs.replace(super()._view(task), published=None)
 
 
-def seal(agent: FakeAgent) -> tuple[Published, list[str]]:
+class RestartedAgent(FakeAgent):
+    """Starts anew between the first answer and the second, and remembers no task."""
+
+    is_back = False
+
+    def answer(self, method: str, parts: list[str], body: bytes, headers: dict[str, str]) -> object:
+        if method == "GET" and not self.is_back:
+            self.is_back = True
+            raise UnavailableError("task is not known here", code="unknown_task")
+        return super().answer(method, parts, body, headers)
+
+
+def seal(agent: FakeAgent, *, patience_s: float = 0) -> tuple[Published, list[str]]:
     said: list[str] = []
     with agent, JsonClient(agent.url) as client:
         published = run_agent_task(
-            client, verb="seal", name="visits", run_id=RUN, progress=lambda text, *values: said.append(text % values)
+            client,
+            verb="seal",
+            name="visits",
+            run_id=RUN,
+            progress=lambda text, *values: said.append(text % values),
+            patience_s=patience_s,
         )
     return published, said
 
@@ -49,3 +66,15 @@ def test_a_failure_keeps_its_class_and_code() -> None:
 def test_an_agent_that_is_done_without_a_version_is_asked_again_later() -> None:
     with pytest.raises(UnavailableError, match="names no version"):
         seal(ForgetfulAgent())
+
+
+def test_an_agent_that_was_started_anew_is_asked_anew_within_the_patience() -> None:
+    agent = RestartedAgent()
+    published, _ = seal(agent, patience_s=30)
+    assert published.dataset == "visits"
+    assert [task.name for task in agent.tasks] == ["visits", "visits"]
+
+
+def test_without_patience_an_agent_that_was_started_anew_is_unavailable() -> None:
+    with pytest.raises(UnavailableError, match="not known here"):
+        seal(RestartedAgent())
