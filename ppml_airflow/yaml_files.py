@@ -6,8 +6,9 @@ Source: YAML 1.1 as PyYAML's safe loader reads it.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,14 @@ from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.units import MIB
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class InvalidFileError(ConfigurationError):
+    """A file that is YAML and not what it should be. `problems` are its mistakes: `agent.yaml:7: seals.visits: ...`."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 def load_yaml(path: Path, *, into: type[M]) -> M:
@@ -39,7 +48,8 @@ def parse_yaml(text: str, *, into: type[M], name: str) -> M:
     """Read YAML text into a model. `name` is what errors call it: `agent.yaml:7: seals.visits.source: ...`.
 
     Raises:
-        ConfigurationError: not YAML, a field twice, or a field that is unknown, missing or of a wrong type.
+        ConfigurationError: too long or not YAML.
+        InvalidFileError: not YAML at a line, a field twice, or a field that is unknown, missing or of a wrong type.
     """
     if len(text) > MIB:
         raise ConfigurationError(f"{name} has {len(text)} characters; at most {MIB} are read")
@@ -50,20 +60,39 @@ def parse_yaml(text: str, *, into: type[M], name: str) -> M:
         value: Any = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{name}:{line}: not YAML: {error.problem or error.context}") from error
+        raise InvalidFileError((f"{name}:{line}: not YAML: {error.problem or error.context}",)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{name} is not YAML: {type(error).__name__}") from error
     try:
         return into.model_validate({} if value is None else value)
     except ValidationError as error:
-        problems = "; ".join(_problem(problem, node=node, name=name) for problem in error.errors())
-        raise ConfigurationError(problems) from error
+        problems = tuple(_problem(problem, node=node, name=name, model=into) for problem in error.errors())
+        raise InvalidFileError(problems) from error
 
 
-def _problem(problem: Any, *, node: yaml.Node | None, name: str) -> str:
+def _problem(problem: Any, *, node: yaml.Node | None, name: str, model: type[BaseModel]) -> str:
     field = ".".join(str(part) for part in problem["loc"]) or "file"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message += _nearest(problem["loc"], model=model)
     return f"{name}:{_line(node, path=problem['loc'])}: {field}: {message[:1].lower()}{message[1:]}"
+
+
+def _nearest(path: tuple[int | str, ...], *, model: type[BaseModel]) -> str:
+    """What an unknown field may have meant."""
+    *outer, misspelt = path
+    kind: Any = model
+    for part in outer:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = kind.model_fields[str(part)].annotation
+        else:
+            kind = get_args(kind)[-1]  # of a list or a mapping: what it holds
+        while not isinstance(kind, type) and type(None) in get_args(kind):
+            kind = get_args(kind)[0]  # of an optional field
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return ""
+    near = difflib.get_close_matches(str(misspelt), kind.model_fields, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _line(node: yaml.Node | None, *, path: tuple[int | str, ...]) -> int:
@@ -91,7 +120,7 @@ def _refuse_duplicates(node: yaml.Node, *, name: str, seen: set[int]) -> None:
         keys: set[str] = set()
         for key, value in node.value:
             if key.value in keys:
-                raise ConfigurationError(f"{name}:{key.start_mark.line + 1}: {key.value}: written twice")
+                raise InvalidFileError((f"{name}:{key.start_mark.line + 1}: {key.value}: written twice",))
             keys.add(key.value)
             _refuse_duplicates(value, name=name, seen=seen)
     elif isinstance(node, yaml.SequenceNode):

@@ -35,6 +35,8 @@ class Identity:
     signer: str = ""
     product: int = 0
     svn: int = 0
+    td_attributes: bytes = b""
+    """8 bytes, as the report holds them; empty for an enclave."""
 
 
 class Tcb(msgspec.Struct, frozen=True):
@@ -59,6 +61,15 @@ class Platform(msgspec.Struct, frozen=True):
 
     pck: Pck
     root_key_id: list[int]
+    tcb_date_tag: int
+    pck_crl_num: int
+    root_ca_crl_num: int
+
+
+class QuotingEnclave(msgspec.Struct, frozen=True):
+    """The enclave that quoted, as far as it is judged beside the platform."""
+
+    tcb_eval_data_number: int
 
 
 class SgxReport(msgspec.Struct, frozen=True):
@@ -124,6 +135,7 @@ class TdReport(msgspec.Struct, frozen=True):
             svns={"tee_tcb_svn": self.tee_tcb_svn},
             is_debug=bool(bytes.fromhex(self.td_attributes)[0] & 0x01),
             report_data=bytes.fromhex(self.report_data),
+            td_attributes=bytes.fromhex(self.td_attributes),
         )
 
 
@@ -166,6 +178,7 @@ class Claims(msgspec.Struct, frozen=True):
     claims_version: Literal[1]
     tcb: Tcb
     platform: Platform
+    qe: QuotingEnclave
     latest_issue_date: int
     earliest_expiration_date: int
     qe_iden_latest_issue_date: int

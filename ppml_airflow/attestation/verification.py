@@ -17,17 +17,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Annotated
 
 import dcap_qvl
+import msgspec
+from msgspec import Meta
 
 from ppml_airflow.attestation.claims import Flag, parse_claims
 from ppml_airflow.attestation.evidence import MAX_QUOTE_BYTES, Evidence, Tee
 from ppml_airflow.attestation.refusals import CHAIN, explain, refusal
 from ppml_airflow.attestation.roots import RootKeyId, TrustRoot, trust_of
+from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, PpmlError, VerificationError
 from ppml_airflow.units import MIB, Trust
 
 MAX_COLLATERAL_BYTES = MIB
+
+
+class CollateralNumbers(Document, frozen=True, kw_only=True):
+    """How new collateral is, in its vendor's counts. None of them ever falls, so a lower one is an older one."""
+
+    evaluation: int
+    """The lower of the TCB info's and the quoting enclave identity's, so that neither can be an old one."""
+    pck_crl: int
+    root_crl: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +60,16 @@ class VerifiedEvidence:
     """SGX: mr_signer, hex. TDX: empty."""
     product: int
     svn: int
+    td_attributes: bytes
+    """TDX: 8 bytes. SGX: empty."""
     is_debug: bool
     report_data: bytes
     """64 bytes."""
     tcb_status: str
+    tcb_date: datetime
+    """Of the platform's TCB level: how far it is patched."""
     advisory_ids: tuple[str, ...]
-    tcb_evaluation_number: int
+    numbers: CollateralNumbers
     smt: Flag
     dynamic_platform: Flag
     cached_keys: Flag
@@ -60,6 +77,8 @@ class VerifiedEvidence:
     """The newest of the dates at which parts of the collateral were issued."""
     collateral_expires: datetime
     """The earliest of the dates at which parts of the collateral expire; it is good before that second."""
+    collateral_stated: datetime
+    """When the vendor said what it says of platform and quoting enclave: the older of the two statements."""
 
 
 def verify_evidence(
@@ -95,7 +114,7 @@ def verify_evidence(
     except PpmlError as error:
         raise explain(error, quote=evidence.quote, collateral=collateral, roots=roots, now=now) from error
     # 3
-    return _read_claims(claims_json, evidence=evidence, roots=roots)
+    return _read_claims(claims_json, evidence=evidence, roots=roots, stated=_stated(collateral))
 
 
 def _verify_under_any(quote: bytes, *, collateral: bytes, roots: tuple[TrustRoot, ...], now_s: int) -> str:
@@ -123,7 +142,30 @@ def _parse_collateral(collateral: bytes) -> dcap_qvl.QuoteCollateralV3:
         ) from error
 
 
-def _read_claims(claims_json: str, *, evidence: Evidence, roots: tuple[TrustRoot, ...]) -> VerifiedEvidence:
+class _Signed(msgspec.Struct, frozen=True, rename="camel"):
+    issue_date: Annotated[datetime, Meta(tz=True)]
+
+
+class _Texts(msgspec.Struct, frozen=True):
+    tcb_info: str
+    qe_identity: str
+
+
+@lru_cache(maxsize=16)
+def _stated(collateral: bytes) -> datetime:
+    """Read the dates of both signed texts, after dcap-qvl verified them."""
+    try:
+        texts = msgspec.json.decode(collateral, type=_Texts)
+        return min(msgspec.json.decode(text, type=_Signed).issue_date for text in (texts.tcb_info, texts.qe_identity))
+    except msgspec.DecodeError as error:
+        raise VerificationError(
+            f"collateral has no dates that are read here: {error}", code="claims_unknown"
+        ) from error
+
+
+def _read_claims(
+    claims_json: str, *, evidence: Evidence, roots: tuple[TrustRoot, ...], stated: datetime
+) -> VerifiedEvidence:
     claims = parse_claims(claims_json)
     enclave, pck = claims.report.identity(), claims.platform.pck
     if enclave.tee != evidence.tee:
@@ -145,16 +187,23 @@ def _read_claims(claims_json: str, *, evidence: Evidence, roots: tuple[TrustRoot
         signer=enclave.signer,
         product=enclave.product,
         svn=enclave.svn,
+        td_attributes=enclave.td_attributes,
         is_debug=enclave.is_debug,
         report_data=enclave.report_data,
         tcb_status=claims.tcb.status,
+        tcb_date=_moment(claims.platform.tcb_date_tag),
         advisory_ids=claims.tcb.advisory_ids,
-        tcb_evaluation_number=claims.tcb.eval_data_number,
+        numbers=CollateralNumbers(
+            evaluation=min(claims.tcb.eval_data_number, claims.qe.tcb_eval_data_number),
+            pck_crl=claims.platform.pck_crl_num,
+            root_crl=claims.platform.root_ca_crl_num,
+        ),
         smt=pck.smt_enabled,
         dynamic_platform=pck.dynamic_platform,
         cached_keys=pck.cached_keys,
         collateral_issued=_moment(max(claims.latest_issue_date, claims.qe_iden_latest_issue_date)),
         collateral_expires=_moment(min(claims.earliest_expiration_date, claims.qe_iden_earliest_expiration_date)),
+        collateral_stated=stated,
     )
 
 

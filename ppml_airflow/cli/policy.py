@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ppml_airflow.attestation.policy import format_policy_file, parse_policy_file
+from ppml_airflow.attestation.policy_files import format_policy_file, parse_policy_file
 from ppml_airflow.cli.home import Home
 from ppml_airflow.cli.options import root_keys
 from ppml_airflow.cli.owner import Owner

@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from ppml_airflow import canonical
-from ppml_airflow.attestation.policy import Policy, parse_policy_file
+from ppml_airflow.attestation.policy import Policy
+from ppml_airflow.attestation.policy_files import NO_DOMAIN, parse_policy_file
 from ppml_airflow.attestation.quotes.files import MAX_TEXT_BYTES
 from ppml_airflow.attestation.quotes.judgement import QuoteReport, judge_quote
 from ppml_airflow.attestation.verification import MAX_COLLATERAL_BYTES
@@ -20,8 +21,6 @@ from ppml_airflow.cli.verify import read_bounded
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, VerificationError
 from ppml_airflow.units import KIB, spell_trust
 
-_NO_DOMAIN = "sha256:" + "0" * 64
-"""A policy file names no domain, and a quote outside a session belongs to none."""
 _MAX_SMALL_FILE_BYTES = 256 * KIB
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -100,7 +99,7 @@ def _require_accepted(report: QuoteReport) -> None:
 
 def _read_policy(path: Path) -> Policy:
     text = _read_small(path, what="policy").decode(errors="replace")
-    return parse_policy_file(text, domain_id=_NO_DOMAIN, name=str(path))
+    return parse_policy_file(text, domain_id=NO_DOMAIN, name=str(path))
 
 
 def _read_small(path: Path, *, what: str) -> bytes:

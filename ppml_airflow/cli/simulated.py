@@ -150,9 +150,10 @@ def accept_measurement(
     signed = []
     for name in names:
         newest = owner.policies().get(name)
-        accepted = newest.images[image].measurements if newest is not None and image in newest.images else ()
-        kept = tuple(known for known in accepted if known == beside and known != measurement)
-        reference = ImageReference(measurements=(measurement, *kept))
+        known = newest.images.get(image) if newest is not None else None
+        accepted = known.measurements if known is not None else ()
+        kept = tuple(one for one in accepted if one == beside and one != measurement)
+        reference = ImageReference(measurements=(measurement, *kept), signers=known.signers if known else ())
         if newest is None:
             policy = _first_policy(home, domain=owner.domain, name=name, image=image, reference=reference)
         elif set(accepted) == set(reference.measurements):

@@ -144,6 +144,7 @@ def judge_evidence(
         image=step.image,
         expected_report_data=report_data(nonce=record.nonce, tee_pubkey=jwk),
         domain_trust=documents.domain.trust,
+        challenged_at=parse_instant(record.challenged),
         now=judged_at,
     )
     require_accepted(result)

@@ -29,6 +29,8 @@ class EvidenceRecord(Document, frozen=True, kw_only=True):
     role: Literal["preflight", "job"]
     attempt: NonNegative
     """0 for a preflight, from 1 for jobs."""
+    challenged: Instant
+    """The broker's time, at which it gave the nonce."""
     time: Instant
     """The broker's time, at which it judged."""
     tee: Literal["sgx", "tdx"]

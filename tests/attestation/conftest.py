@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from ppml_airflow.attestation.appraisal import AttestationResult, appraise
 from ppml_airflow.attestation.evidence import Evidence
 from ppml_airflow.attestation.policy import ImageReference, Policy
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
@@ -73,6 +76,39 @@ def policy(platform: SimulatedPlatform) -> Policy:
         minimum_evaluation_number=1,
         platform_features=(),
     )
+
+
+Appraise = Callable[..., AttestationResult]
+
+
+@pytest.fixture
+def judge(verified: VerifiedEvidence, policy: Policy) -> Appraise:
+    """Appraise good evidence under a good policy, or with one thing changed."""
+
+    def judge_changed(
+        *, evidence: dict[str, Any] | None = None, rules: dict[str, Any] | None = None, **changed: Any
+    ) -> AttestationResult:
+        arguments: dict[str, Any] = {
+            "policy": msgspec.structs.replace(policy, **(rules or {})),
+            "image": "spark",
+            "expected_report_data": REPORT_DATA,
+            "domain_trust": "simulated",
+            "challenged_at": NOW,
+            "now": NOW,
+            **changed,
+        }
+        return appraise(replace(verified, **(evidence or {})), **arguments)
+
+    return judge_changed
+
+
+def clauses_of(result: AttestationResult) -> list[str]:
+    assert result.verdict == ("refused" if result.reasons else "accepted")
+    for reason in result.reasons:
+        assert reason.got, reason
+        assert reason.want, reason
+        assert reason.hint, reason
+    return [reason.clause for reason in result.reasons]
 
 
 @pytest.fixture(scope="session")

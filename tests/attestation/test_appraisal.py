@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import msgspec
 import pytest
 
-from ppml_airflow.attestation.appraisal import AttestationResult, Reason, appraise, require_accepted
-from ppml_airflow.attestation.policy import ImageReference, Policy
+from ppml_airflow.attestation.appraisal import AttestationResult, appraise, require_accepted
+from ppml_airflow.attestation.clauses import Finding
+from ppml_airflow.attestation.policy import ImageReference, Policy, TdxConditions
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
 from ppml_airflow.attestation.roots import INTEL_ROOT_KEY_ID
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
@@ -17,38 +16,7 @@ from ppml_airflow.attestation.schemes.simulated_collateral import Conditions
 from ppml_airflow.attestation.verification import VerifiedEvidence
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.signing import SigningKey
-from tests.attestation.conftest import MEASUREMENT, NOW, REPORT_DATA
-
-Appraise = Callable[..., AttestationResult]
-
-
-@pytest.fixture
-def judge(verified: VerifiedEvidence, policy: Policy) -> Appraise:
-    """Appraise good evidence under a good policy, or with one thing changed."""
-
-    def judge_changed(
-        *, evidence: dict[str, Any] | None = None, rules: dict[str, Any] | None = None, **changed: Any
-    ) -> AttestationResult:
-        arguments: dict[str, Any] = {
-            "policy": msgspec.structs.replace(policy, **(rules or {})),
-            "image": "spark",
-            "expected_report_data": REPORT_DATA,
-            "domain_trust": "simulated",
-            "now": NOW,
-            **changed,
-        }
-        return appraise(replace(verified, **(evidence or {})), **arguments)
-
-    return judge_changed
-
-
-def _clauses(result: AttestationResult) -> list[str]:
-    assert result.verdict == ("refused" if result.reasons else "accepted")
-    for reason in result.reasons:
-        assert reason.got, reason
-        assert reason.want, reason
-        assert reason.hint, reason
-    return [reason.clause for reason in result.reasons]
+from tests.attestation.conftest import MEASUREMENT, NOW, REPORT_DATA, Appraise, clauses_of
 
 
 def test_good_evidence_is_accepted(judge: Appraise) -> None:
@@ -62,22 +30,22 @@ def test_good_evidence_is_accepted(judge: Appraise) -> None:
 
 
 def test_simulated_evidence_under_a_hardware_domain_is_refused(judge: Appraise) -> None:
-    assert _clauses(judge(domain_trust="hardware")) == ["trust"]
+    assert clauses_of(judge(domain_trust="hardware")) == ["trust"]
 
 
 def test_simulated_evidence_under_a_policy_for_intels_root_is_refused(judge: Appraise) -> None:
     result = judge(domain_trust="hardware", rules={"trust_roots": (INTEL_ROOT_KEY_ID,)})
-    assert _clauses(result) == ["trust", "trust_root"]
+    assert clauses_of(result) == ["trust", "trust_root"]
     assert result.trust == "simulated"
 
 
 def test_hardware_evidence_under_a_simulated_domain_is_refused(judge: Appraise) -> None:
     changed = {"trust": "hardware", "root_key_id": INTEL_ROOT_KEY_ID}
-    assert _clauses(judge(evidence=changed, rules={"trust_roots": (INTEL_ROOT_KEY_ID,)})) == ["trust"]
+    assert clauses_of(judge(evidence=changed, rules={"trust_roots": (INTEL_ROOT_KEY_ID,)})) == ["trust"]
 
 
 def test_another_installations_root_is_refused(judge: Appraise, other_platform: SimulatedPlatform) -> None:
-    assert _clauses(judge(evidence={"root_key_id": other_platform.root.key_id})) == ["trust_root"]
+    assert clauses_of(judge(evidence={"root_key_id": other_platform.root.key_id})) == ["trust_root"]
 
 
 # ---------------------------------------------------------------- which enclave
@@ -94,34 +62,35 @@ def test_measurement_that_is_not_in_the_policy_is_refused(
         image="spark",
         expected_report_data=REPORT_DATA,
         domain_trust="simulated",
+        challenged_at=NOW,
         now=NOW,
     )
-    assert _clauses(result) == ["measurement"]
+    assert clauses_of(result) == ["measurement"]
     assert result.reasons[0].got == changed_image.hex()
     assert result.reasons[0].want == MEASUREMENT.hex()
 
 
 def test_measurement_of_another_image_of_the_policy_is_refused(judge: Appraise, policy: Policy) -> None:
     images = {**policy.images, "inference": ImageReference(measurements=("ee" * 32,))}
-    assert _clauses(judge(rules={"images": images})) == []
-    assert _clauses(judge(rules={"images": images}, image="inference")) == ["measurement"]
+    assert clauses_of(judge(rules={"images": images})) == []
+    assert clauses_of(judge(rules={"images": images}, image="inference")) == ["measurement"]
 
 
 def test_image_that_the_policy_does_not_name_is_refused(judge: Appraise) -> None:
-    assert _clauses(judge(image="flink")) == ["image"]
+    assert clauses_of(judge(image="flink")) == ["image"]
 
 
 def test_second_measurement_of_an_image_is_accepted_too(judge: Appraise) -> None:
     images = {"spark": ImageReference(measurements=("ee" * 32, MEASUREMENT.hex()))}
-    assert _clauses(judge(rules={"images": images})) == []
+    assert clauses_of(judge(rules={"images": images})) == []
 
 
 def test_tee_that_the_policy_does_not_list_is_refused(judge: Appraise) -> None:
-    assert _clauses(judge(rules={"tees": ("tdx",)})) == ["tee"]
+    assert clauses_of(judge(rules={"tees": ("tdx",)})) == ["tee"]
 
 
 def test_debug_enclave_is_refused_whatever_the_policy_says(judge: Appraise) -> None:
-    assert _clauses(judge(evidence={"is_debug": True})) == ["debug"]
+    assert clauses_of(judge(evidence={"is_debug": True})) == ["debug"]
 
 
 @pytest.mark.parametrize(
@@ -136,8 +105,13 @@ def test_debug_enclave_is_refused_whatever_the_policy_says(judge: Appraise) -> N
 )
 def test_td_is_compared_register_by_register(judge: Appraise, allowed: str, clauses: list[str]) -> None:
     images = {"spark": ImageReference(measurements=(_registers(allowed),))}
-    evidence = {"tee": "tdx", "measurement": _registers("aa:bb:cc:dd:ee")}
-    assert _clauses(judge(evidence=evidence, rules={"images": images, "tees": ("tdx",)})) == clauses
+    evidence = {
+        "tee": "tdx",
+        "measurement": _registers("aa:bb:cc:dd:ee"),
+        "td_attributes": bytes.fromhex("0000001000000000"),
+    }
+    rules = {"images": images, "tees": ("tdx",), "tdx": TdxConditions(attributes=())}
+    assert clauses_of(judge(evidence=evidence, rules=rules)) == clauses
 
 
 def _registers(short: str) -> str:
@@ -159,9 +133,15 @@ def test_report_data_of_another_nonce_is_refused(
     verified = verify(quote=platform.quote_sgx(measurement=MEASUREMENT, report_data=ours))
     for expected, clauses in ((ours, []), (theirs, ["report_data"])):
         result = appraise(
-            verified, policy=policy, image="spark", expected_report_data=expected, domain_trust="simulated", now=NOW
+            verified,
+            policy=policy,
+            image="spark",
+            expected_report_data=expected,
+            domain_trust="simulated",
+            challenged_at=NOW,
+            now=NOW,
         )
-        assert _clauses(result) == clauses
+        assert clauses_of(result) == clauses
 
 
 @pytest.mark.parametrize("expected", [b"", REPORT_DATA[:48], REPORT_DATA + b"\0"])
@@ -183,36 +163,43 @@ def test_platform_that_is_out_of_date_is_refused(
     )
     for rules, clauses in ((policy, ["tcb_status", "advisories"]), (accepting, [])):
         result = appraise(
-            verified, policy=rules, image="spark", expected_report_data=REPORT_DATA, domain_trust="simulated", now=NOW
+            verified,
+            policy=rules,
+            image="spark",
+            expected_report_data=REPORT_DATA,
+            domain_trust="simulated",
+            challenged_at=NOW,
+            now=NOW,
         )
-        assert _clauses(result) == clauses
+        assert clauses_of(result) == clauses
 
 
 def test_status_that_nobody_knows_is_refused(judge: Appraise) -> None:
-    assert _clauses(judge(evidence={"tcb_status": "Splendid"})) == ["tcb_status"]
+    assert clauses_of(judge(evidence={"tcb_status": "Splendid"})) == ["tcb_status"]
 
 
 def test_only_the_advisories_that_are_not_accepted_are_named(judge: Appraise) -> None:
     evidence = {"advisory_ids": ("INTEL-SA-00001", "INTEL-SA-00615")}
     result = judge(evidence=evidence, rules={"advisories": ("INTEL-SA-00615",)})
-    assert _clauses(result) == ["advisories"]
+    assert clauses_of(result) == ["advisories"]
     assert result.reasons[0].got == "INTEL-SA-00001"
 
 
 @pytest.mark.parametrize("feature", ["smt", "dynamic_platform", "cached_keys"])
 @pytest.mark.parametrize("flag", ["True", "Undefined"])
 def test_feature_that_is_on_or_undefined_is_refused_unless_listed(judge: Appraise, feature: str, flag: str) -> None:
-    assert _clauses(judge(evidence={feature: flag})) == ["platform_features"]
-    assert _clauses(judge(evidence={feature: flag}, rules={"platform_features": (feature,)})) == []
+    assert clauses_of(judge(evidence={feature: flag})) == ["platform_features"]
+    assert clauses_of(judge(evidence={feature: flag}, rules={"platform_features": (feature,)})) == []
 
 
 def test_collateral_older_than_the_policy_asks_for_is_refused(judge: Appraise) -> None:
-    assert _clauses(judge(rules={"minimum_evaluation_number": 2})) == ["evaluation_number"]
+    assert clauses_of(judge(rules={"minimum_evaluation_number": 2})) == ["evaluation_number"]
 
 
 @pytest.mark.parametrize("later", [timedelta(seconds=-1), timedelta(days=30)])
 def test_evidence_verified_at_another_time_than_appraised_is_refused(judge: Appraise, later: timedelta) -> None:
-    assert _clauses(judge(now=NOW + later)) == ["collateral_time"]
+    result = judge(now=NOW + later, challenged_at=NOW + later)
+    assert clauses_of(result)[0] == "collateral_time"
 
 
 def test_naive_time_is_refused(judge: Appraise) -> None:
@@ -230,7 +217,7 @@ def test_every_clause_that_fails_is_told_at_once(judge: Appraise) -> None:
         expected_report_data=bytes(64),
         evidence={"is_debug": True, "tcb_status": "OutOfDate"},
     )
-    assert _clauses(result) == ["trust", "debug", "image", "report_data", "tcb_status"]
+    assert clauses_of(result) == ["trust", "debug", "image", "report_data", "tcb_status"]
     with pytest.raises(PolicyDeniedError) as caught:
         require_accepted(result)
     assert caught.value.code == "attestation_trust"
@@ -244,7 +231,7 @@ def test_result_has_no_truth_value(judge: Appraise) -> None:
 
 
 def test_result_cannot_contradict_its_reasons() -> None:
-    reason = Reason(clause="tee", got="a", want="b", hint="c")
+    reason = Finding(clause="tee", is_met=False, got="a", want="b", hint="c")
     with pytest.raises(ValueError, match="accepted with 1 reasons"):
         AttestationResult(verdict="accepted", trust="simulated", reasons=(reason,))
     with pytest.raises(ValueError, match="refused with 0 reasons"):

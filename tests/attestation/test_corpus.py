@@ -115,6 +115,7 @@ def test_real_evidence_is_appraised_by_the_same_clauses(corpus: Path) -> None:
         image="hello",
         expected_report_data=b"Hello, world!".ljust(64, b"\0"),
         domain_trust="hardware",
+        challenged_at=verified.collateral_issued,
         now=verified.collateral_issued,
     )
     assert result.trust == "hardware"

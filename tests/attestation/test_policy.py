@@ -6,9 +6,11 @@ import msgspec
 import pytest
 
 from ppml_airflow import canonical
-from ppml_airflow.attestation.policy import ImageReference, Policy, format_policy_file, parse_policy_file
+from ppml_airflow.attestation.policy import ImageReference, Policy, SgxSigner, TdxConditions
+from ppml_airflow.attestation.policy_files import format_policy_file, parse_policy_file
 from ppml_airflow.errors import ConfigurationError, MalformedInputError
 from ppml_airflow.signing import SigningKey, verify_envelope
+from ppml_airflow.yaml_files import InvalidFileError
 
 DOMAIN = "sha256:" + "0" * 64
 GOOD = f"""\
@@ -87,7 +89,7 @@ def test_policy_that_lists_nothing_is_refused(field: str) -> None:
 def test_image_without_a_measurement_is_refused() -> None:
     with pytest.raises(MalformedInputError, match="image has no measurements"):
         canonical.convert({**_builtins(), "images": {"spark": {"measurements": []}}}, into=Policy)
-    with pytest.raises(ConfigurationError, match=r"images\.spark\.measurements"):
+    with pytest.raises(ConfigurationError, match=r":4: images\.spark: has no measurements"):
         parse_policy_file(_changed(f"\n      - {'ab' * 32}", " []"), domain_id=DOMAIN)
 
 
@@ -111,10 +113,28 @@ def test_image_without_a_measurement_is_refused() -> None:
         ("17", "1.5", 12, "minimum_evaluation_number"),
         ("[smt]", "[turbo]", 13, r"platform_features\.0"),
         ("[smt]", "[smt]\ndebug: true", 14, "debug: extra inputs are not permitted"),
+        ("tees:", "tee:", 7, "tee: extra inputs are not permitted; did you mean tees?"),
+        ("measurements:", "measurement:", 5, r".*did you mean measurements\?"),
+        ("[sgx]", "[sgx, sgx]", 7, "tees: policy has an entry twice in tees"),
+        ("[INTEL-SA-00615]", "[any, INTEL-SA-00615]", 11, "advisories: any stands beside others"),
+        ("[smt]", "[smt]\ndenied_advisories: [INTEL-SA-1]", 14, "denied_advisories: denied_advisories says nothing"),
+        (
+            "[smt]",
+            "[smt]\ntcb_grace_days: {UpToDate: 30}",
+            14,
+            "tcb_grace_days: status UpToDate has a grace and stands in",
+        ),
+        ("[smt]", "[smt]\ntcb_grace_days: {Revoked: 30}", 14, r"tcb_grace_days\.Revoked"),
+        ("[smt]", "[smt]\ntcb_grace_days: {OutOfDate: 0}", 14, r"tcb_grace_days\.OutOfDate"),
+        ("[smt]", "[smt]\ntcb_grace_days:\n  OutOfDate: never", 15, r"tcb_grace_days\.OutOfDate"),
+        ("[smt]", "[smt]\nmaximum_collateral_age_hours: 0", 14, "maximum_collateral_age_hours"),
+        ("[smt]", "[smt]\nmaximum_evidence_age_seconds: 3601", 14, "maximum_evidence_age_seconds"),
+        ("[smt]", "[smt]\ntdx:\n  attributes: [debug]", 15, r"tdx\.attributes\.0"),
+        ("[smt]", "[smt]\ntdx:\n  attribute: []", 15, r".*tdx\.attribute: extra .* did you mean attributes\?"),
     ],
 )
 def test_mistake_in_the_file_is_named_with_its_line(old: str, new: str, line: int, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"policy\.yaml:{line}: {said}"):
+    with pytest.raises(InvalidFileError, match=rf"policy\.yaml:{line}: {said}"):
         parse_policy_file(_changed(old, new), domain_id=DOMAIN, name="policy.yaml")
 
 
@@ -152,6 +172,82 @@ def test_entry_listed_twice_is_refused(old: str, new: str) -> None:
 def test_policy_of_a_domain_that_is_no_digest_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="domain_id"):
         parse_policy_file(GOOD, domain_id="mine")
+
+
+SIGNER = f"{{mr_signer: {'ab' * 32}, product: 3, minimum_svn: 7}}"
+EVERYTHING = (
+    _changed("[INTEL-SA-00615]", "[any]").replace("    measurements:", f"    signers: [{SIGNER}]\n    measurements:")
+    + """\
+denied_advisories: [INTEL-SA-00001]
+tcb_grace_days: {OutOfDate: 90}
+maximum_collateral_age_hours: 48
+maximum_evidence_age_seconds: 30
+tdx: {attributes: [pks]}
+"""
+)
+
+
+def test_policy_file_with_every_clause_reads_as_the_same_policy() -> None:
+    policy = parse_policy_file(EVERYTHING, domain_id=DOMAIN)
+    assert policy.images["spark"].signers == (SgxSigner(mr_signer="ab" * 32, product=3, minimum_svn=7),)
+    assert (policy.denied_advisories, policy.tcb_grace_days) == (("INTEL-SA-00001",), {"OutOfDate": 90})
+    assert (policy.maximum_collateral_age_hours, policy.maximum_evidence_age_seconds) == (48, 30)
+    assert policy.tdx == TdxConditions(attributes=("pks",))
+    assert parse_policy_file(format_policy_file(policy), domain_id=DOMAIN) == policy
+    assert canonical.decode(canonical.encode(policy), into=Policy) == policy
+
+
+OPTIONAL = (
+    "denied_advisories",
+    "tcb_grace_days",
+    "maximum_collateral_age_hours",
+    "maximum_evidence_age_seconds",
+    "tdx",
+)
+
+
+def test_clause_that_is_left_out_stands_for_its_stated_bound() -> None:
+    policy = parse_policy_file(GOOD, domain_id=DOMAIN)
+    assert not any(f'"{name}"'.encode() in canonical.encode(policy) for name in OPTIONAL)
+    assert (policy.maximum_collateral_age_hours, policy.maximum_evidence_age_seconds) == (720, 120)
+    assert (policy.denied_advisories, policy.tcb_grace_days, policy.tdx) == ((), {}, None)
+    assert policy.images["spark"].signers == ()
+
+
+def test_image_by_its_signer_alone_is_a_reference() -> None:
+    policy = parse_policy_file(
+        _changed(f"    measurements:\n      - {'ab' * 32}", f"    signers: [{SIGNER}]"), domain_id=DOMAIN
+    )
+    assert policy.images["spark"].measurements == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (SIGNER, f"{SIGNER}, {SIGNER}", "signers: image has an entry twice"),
+        (SIGNER, SIGNER.replace("svn: 7", "svn: 65536"), r"signers\.0\.minimum_svn"),
+        (SIGNER, SIGNER.replace("product: 3, ", ""), r"signers\.0\.product: field required"),
+        (SIGNER, SIGNER.replace("ab" * 32, "ab" * 31), r"signers\.0\.mr_signer"),
+    ],
+)
+def test_signer_that_is_not_whole_is_refused(old: str, new: str, said: str) -> None:
+    with pytest.raises(InvalidFileError, match=rf":5: images\.spark\.{said}"):
+        parse_policy_file(EVERYTHING.replace(old, new), domain_id=DOMAIN)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"advisories": ["any", "INTEL-SA-00001"]},
+        {"denied_advisories": ["INTEL-SA-00001"]},
+        {"advisories": ["any"], "denied_advisories": ["any"]},
+        {"tcb_grace_days": {"UpToDate": 1}},
+        {"tdx": {"attributes": ["pks", "pks"]}},
+    ],
+)
+def test_document_that_contradicts_itself_is_refused_however_it_was_made(fields: dict[str, Any]) -> None:
+    with pytest.raises(MalformedInputError):
+        canonical.convert({**_builtins(), **fields}, into=Policy)
 
 
 TD = "12" * 48

@@ -54,7 +54,7 @@ def test_good_quote_says_what_was_quoted(verified: VerifiedEvidence, platform: S
     assert verified.report_data == REPORT_DATA
     assert not verified.is_debug
     assert verified.root_key_id == platform.root.key_id
-    assert (verified.tcb_status, verified.advisory_ids, verified.tcb_evaluation_number) == ("UpToDate", (), 1)
+    assert (verified.tcb_status, verified.advisory_ids, verified.numbers.evaluation) == ("UpToDate", (), 1)
     assert (verified.smt, verified.dynamic_platform, verified.cached_keys) == ("False", "False", "False")
     assert (verified.collateral_issued, verified.collateral_expires) == (NOW, NOW + timedelta(days=30))
 
@@ -99,7 +99,7 @@ def test_status_of_the_platform_is_reported_for_the_policy_to_judge(
     conditions = Conditions(tcb_status=status, advisories=("INTEL-SA-00001",), evaluation_number=17)
     verified = verify(collateral=platform.collateral(NOW, conditions=conditions))
     assert (verified.tcb_status, verified.advisory_ids) == (status, ("INTEL-SA-00001",))
-    assert verified.tcb_evaluation_number == 17
+    assert verified.numbers.evaluation == 17
 
 
 def test_quoting_enclave_that_is_out_of_date_makes_the_platform_so(verify: Verify, platform: SimulatedPlatform) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ppml_airflow.attestation.policy import ImageReference, Policy, format_policy_file
+from ppml_airflow.attestation.policy import ImageReference, Policy
+from ppml_airflow.attestation.policy_files import format_policy_file
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from tests.attestation.conftest import MEASUREMENT, NOW, REPORT_DATA
 from tests.attestation.snp.machine import Machine

@@ -257,6 +257,7 @@ class SimulatedRun:
             step=step,
             role="preflight" if role == "preflight" else "job",
             attempt=number,
+            challenged=format_instant(self.now),
             time=self.tick(),
             tee="sgx",
             quote=self.platform.quote_sgx(

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from cryptography import x509
 
+from ppml_airflow.attestation.clauses import Finding
 from ppml_airflow.attestation.evidence import Evidence, JudgedTee
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.quotes.appraisal import appraise_quote
@@ -52,10 +54,26 @@ class QuoteReport(Document, frozen=True, kw_only=True):
     """Empty exactly when accepted."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """The answer, and how it came about."""
+
+    report: QuoteReport
+    findings: tuple[Finding, ...]
+    """Every clause that was judged; none if the quote does not verify."""
+
+
 def judge_quote(
     file: bytes, *, collateral: bytes, trust_root: bytes | None, policy: Policy | None, now: datetime
 ) -> QuoteReport:
-    """Judge a quote as people hand it over.
+    """Judge a quote as people hand it over: the answer alone. Arguments and errors are those of `examine_quote`."""
+    return examine_quote(file, collateral=collateral, trust_root=trust_root, policy=policy, now=now).report
+
+
+def examine_quote(
+    file: bytes, *, collateral: bytes, trust_root: bytes | None, policy: Policy | None, now: datetime
+) -> Examination:
+    """Judge a quote as people hand it over, and tell every clause.
 
     Args:
         file: raw, hex or base64; untrusted.
@@ -77,8 +95,13 @@ def judge_quote(
             evidence = Evidence(tee=tee, quote=quote)
             verified = verify_evidence(evidence, collateral=collateral, roots=_intel_roots(trust_root), now=now)
     except (MalformedInputError, VerificationError) as error:
-        return _refused(error, tee=tee)
-    reasons = appraise_quote(verified, policy=policy, now=now)
+        return Examination(report=_refused(error, tee=tee), findings=())
+    findings = appraise_quote(verified, policy=policy, now=now)
+    return Examination(report=_report(verified, findings=findings), findings=findings)
+
+
+def _report(verified: VerifiedEvidence | VerifiedSnp, *, findings: tuple[Finding, ...]) -> QuoteReport:
+    reasons = [finding for finding in findings if not finding.is_met]
     dcap = verified if isinstance(verified, VerifiedEvidence) else None
     return QuoteReport(
         tee=verified.tee,

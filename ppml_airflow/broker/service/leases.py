@@ -30,7 +30,7 @@ from ppml_airflow.broker.service.attempts import end_open_attempts, end_silent_h
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, committed_receipt, find_job, load_case, require_unused
 from ppml_airflow.broker.service.ledger import Ledger
-from ppml_airflow.broker.service.sessions import challenge_of, load_session, spend
+from ppml_airflow.broker.service.sessions import challenge_of, challenged_at, load_session, spend
 from ppml_airflow.domain.documents import Lease, LeaseKeys
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError, VerificationError
 from ppml_airflow.protocol.messages import Attest, LeaseAnswer
@@ -132,6 +132,7 @@ def _appraise(broker: Broker, case: Case) -> EvidenceRecord:
             image=case.step.image,
             expected_report_data=expected,
             domain_trust=broker.domain.trust,
+            challenged_at=challenged_at(session),
             now=ledger.now,
         )
     )
@@ -142,6 +143,7 @@ def _appraise(broker: Broker, case: Case) -> EvidenceRecord:
         step=case.step.name,
         role="job" if is_job else "preflight",
         attempt=case.state.attempts + 1 if is_job else 0,
+        challenged=format_instant(challenged_at(session)),
         time=ledger.time,
         tee=session.tee,
         quote=session.quote,

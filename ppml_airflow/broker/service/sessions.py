@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -144,6 +144,11 @@ def challenge_of(session: sa.Row[Any]) -> Challenge:
         expires=parse_instant(session.expires),
         spent=session.spent,
     )
+
+
+def challenged_at(session: sa.Row[Any]) -> datetime:
+    """When the session's nonce was given."""
+    return parse_instant(session.expires) - SESSION_LIFETIME
 
 
 def spend(ledger: Ledger, *, session_id: str, answer: LeaseAnswer | None) -> None:
