@@ -20,6 +20,8 @@ class BrokerSettings(pydantic.BaseModel):
     """domain.json of the owners."""
     signing_key: Path
     database: Path
+    anchor: Path
+    """File with the log's newest signed head; better on another disk than the database."""
     keystore: Path
     passphrase: Path
     """0600 file with the keystore's passphrase."""

@@ -173,8 +173,22 @@ log = sa.Table(
     SCHEMA,
     sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("run_id", sa.String, index=True),
+    sa.Column("kind", sa.String, nullable=False, index=True),
+    sa.Column("body", sa.String, nullable=False, index=True),
     sa.Column("entry", sa.LargeBinary, nullable=False),
-    sa.Column("root", sa.String, nullable=False),
+)
+log_node = sa.Table(
+    "log_node",
+    SCHEMA,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+"""The hash of each complete subtree of the log, by its number (`provenance.merkle.node`)."""
+recovery = sa.Table(
+    "recovery",
+    SCHEMA,
+    sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("digest", sa.String, nullable=False),
 )
 
 

@@ -193,6 +193,7 @@ def write_broker_settings(home: Home) -> str:
         "domain": str(home.domain_file),
         "signing_key": "signing.pem",
         "database": "broker.db",
+        "anchor": "anchor",
         "keystore": "keystore.json",
         "passphrase": "passphrase",
         "dataset_keys": "dataset-keys",

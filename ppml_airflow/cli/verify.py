@@ -15,11 +15,12 @@ import msgspec
 from ppml_airflow import canonical
 from ppml_airflow.cli.terminal import plain
 from ppml_airflow.errors import ConfigurationError, PpmlError, VerificationError
+from ppml_airflow.provenance.log import Consistency
 from ppml_airflow.provenance.passport import MAX_PASSPORT_BYTES
 from ppml_airflow.provenance.report import PassportReport, StepReport
 from ppml_airflow.provenance.trust_bundle import MAX_BUNDLE_BYTES, parse_trust_bundle
 from ppml_airflow.provenance.verification import verify_passport
-from ppml_airflow.units import Trust, spell_trust
+from ppml_airflow.units import MIB, Trust, spell_trust
 
 
 @click.command()
@@ -31,8 +32,16 @@ from ppml_airflow.units import Trust, spell_trust
     type=click.Path(dir_okay=False, path_type=Path),
     help="Whom you trust: domain, TEE roots, pinned checkpoints; made by: ppml trust export.",
 )
+@click.option(
+    "--log-proof",
+    "proofs",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Connects the passport's log with a pinned checkpoint; made by: ppml broker prove.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report, or the refusal, as JSON.")
-def verify(passport: Path, *, bundle: Path | None, as_json: bool) -> None:
+def verify(passport: Path, *, bundle: Path | None, proofs: tuple[Path, ...], as_json: bool) -> None:
     """Verify a PASSPORT offline."""
     trust: Trust | None = None
     try:
@@ -45,7 +54,8 @@ def verify(passport: Path, *, bundle: Path | None, as_json: bool) -> None:
         anchors = parse_trust_bundle(read_bounded(bundle, what="trust bundle", max_bytes=MAX_BUNDLE_BYTES))
         trust = anchors.domain.trust
         data = read_bounded(passport, what="passport", max_bytes=MAX_PASSPORT_BYTES)
-        report = verify_passport(data, trust=anchors, now=datetime.now(UTC))
+        log_proofs = tuple(map(_load_proof, proofs))
+        report = verify_passport(data, trust=anchors, now=datetime.now(UTC), log_proofs=log_proofs)
     except PpmlError as error:
         _print_refusal(error, trust=trust, as_json=as_json)
         raise
@@ -107,6 +117,10 @@ def read_bounded(path: Path, *, what: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise ConfigurationError(f"{what} {path} is longer than {max_bytes} bytes")
     return data
+
+
+def _load_proof(path: Path) -> Consistency:
+    return canonical.decode(read_bounded(path, what="log proof", max_bytes=MIB).strip(), into=Consistency)
 
 
 def _print_refusal(error: PpmlError, *, trust: Trust | None, as_json: bool) -> None:

@@ -339,6 +339,22 @@ class RunClosed(SignedDocument, frozen=True, kw_only=True):
     """Digest of all else that the run's passport encloses (`provenance.passport.PassportContents`)."""
 
 
+class Recovery(SignedDocument, frozen=True, kw_only=True):
+    """The broker went on from a store that was behind its anchor; what earlier epochs left open is void."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.recovery.v1+json"
+    domain_id: Digest
+    epoch: NonNegative
+    """The new one, at least 1."""
+    time: Instant
+    anchored_size: NonNegative | None
+    """Where the log had been; null if there was no anchor."""
+    anchored_root: Digest | None
+    found_size: NonNegative
+    """Where the store's log was found; the entry of this Recovery follows."""
+    found_root: Digest
+
+
 # ---------------------------------------------------------------- what guest, broker and verifier compute
 
 

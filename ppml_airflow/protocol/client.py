@@ -33,6 +33,7 @@ from ppml_airflow.protocol.messages import (
     RunView,
     StepStatus,
 )
+from ppml_airflow.provenance.log import Consistency
 from ppml_airflow.signing import Envelope
 from ppml_airflow.units import Digest
 
@@ -267,6 +268,19 @@ class BrokerClient(JsonClient):
     def lease_status(self, lease_id: str) -> LeaseStatus:
         """Whether to go on."""
         return self.call("GET", f"/ppml/v1/leases/{lease_id}", into=LeaseStatus)
+
+    # the log
+    def checkpoint(self) -> str:
+        """The log's head, a signed C2SP checkpoint: `provenance.notes.verify_head` judges it."""
+        return self.call_raw("GET", "/ppml/v1/log/checkpoint").decode()
+
+    def log_consistency(self, first: int, second: int) -> Consistency:
+        """The proof that the log of `second` entries begins with the log of `first`."""
+        return self.call("GET", f"/ppml/v1/log/consistency/{first}/{second}", into=Consistency)
+
+    def log_proof(self, digest: Digest) -> str:
+        """The proof that a document stands in the log: `provenance.notes.verify_entry_proof` judges it."""
+        return self.call_raw("GET", f"/ppml/v1/log/proofs/{digest}").decode()
 
     def _find(self, path: str, *, into: type[T]) -> T | None:
         return self.call("GET", path, into=into | None)  # type: ignore[arg-type]  # a union is no type to mypy

@@ -16,7 +16,7 @@ from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Approval, AttemptRecord, Pins, RunClosed
 from ppml_airflow.domain.jobs import earlier_steps
 from ppml_airflow.errors import PpmlError, VerificationError
-from ppml_airflow.provenance.log import Checkpoint, LogEntry, root_at, verify_log
+from ppml_airflow.provenance.log import Checkpoint, Consistency, LogEntry, verify_continues, verify_log
 from ppml_airflow.provenance.passport import EvidenceRecord, PassportContents
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.signing import Envelope
@@ -149,9 +149,7 @@ def step_outcomes(approval: Approval, *, closed: RunClosed, pins: Mapping[str, P
     return outcomes
 
 
-def require_log(
-    contents: PassportContents, *, closed: RunClosed, checkpoints: tuple[Checkpoint, ...]
-) -> dict[Digest, LogEntry]:
+def require_log(contents: PassportContents, *, closed: RunClosed) -> dict[Digest, LogEntry]:
     """The log under RunClosed's root holds one entry for each document of the run, and no other of this run.
 
     Only manifests may be more: an agent may have sealed for the run what no step reads.
@@ -160,7 +158,7 @@ def require_log(
         The entries by the digest of what they are about.
 
     Raises:
-        VerificationError: the chain is broken, an entry is missing or too many, or a pinned checkpoint does not fit.
+        VerificationError: an entry is missing, too many, or not in the log.
     """
     head = Checkpoint(log_size=closed.log_size, log_root=closed.log_root)
     entries = contents.log_entries
@@ -179,16 +177,49 @@ def require_log(
     times = [entry.time for entry in entries]
     if times != sorted(times) or any(entry.run_id != closed.run_id for entry in entries) or times[-1] > closed.closed:
         raise VerificationError("log entries are of another run, or their times go backwards", code="log_broken")
-    for checkpoint in checkpoints:
-        if checkpoint.log_size <= closed.log_size and checkpoint.log_root != root_at(
-            contents.log_proof, size=checkpoint.log_size
-        ):
-            raise VerificationError(
-                f"log does not continue the pinned checkpoint of {checkpoint.log_size} entries",
-                code="checkpoint",
-                hint="the broker has shown two different logs; keep both files",
-            )
     return {entry.body: entry for entry in entries}
+
+
+def require_pinned(
+    head: Checkpoint, *, pinned: tuple[Checkpoint, ...], proofs: Iterable[Consistency]
+) -> tuple[Checkpoint, ...]:
+    """A log with this head continues what was pinned earlier; later pins are compared if a proof reaches them.
+
+    Args:
+        proofs: untrusted; the passport's own, and others that were asked for at the broker.
+
+    Returns:
+        The pinned checkpoints that were compared.
+
+    Raises:
+        VerificationError: the log does not continue a pinned checkpoint, or nothing proves that it does.
+    """
+    by_sizes = {(proof.first, proof.second): proof for proof in proofs}
+    compared = []
+    for checkpoint in pinned:
+        earlier, later = sorted((checkpoint, head), key=lambda one: one.log_size)
+        sizes = (earlier.log_size, later.log_size)
+        proof = by_sizes.get(sizes)
+        if proof is None and earlier.log_size in (0, later.log_size):
+            proof = Consistency(first=earlier.log_size, second=later.log_size, path=b"")
+        if proof is None and earlier is head:
+            continue
+        if proof is None:
+            raise VerificationError(
+                f"nothing proves that the log of {sizes[1]} entries continues the pinned checkpoint of {sizes[0]}",
+                code="checkpoint_unproved",
+                hint=f"ppml broker prove {sizes[0]} {sizes[1]} --output FILE, then give --log-proof FILE",
+            )
+        try:
+            verify_continues(proof, earlier=earlier, later=later)
+        except VerificationError as error:
+            raise VerificationError(
+                f"log of {sizes[1]} entries does not continue the checkpoint of {sizes[0]}, one of which is pinned",
+                code="checkpoint",
+                hint="the broker has shown two different logs, or was rolled back; keep both files",
+            ) from error
+        compared.append(checkpoint)
+    return tuple(compared)
 
 
 def _kinds(entries: Iterable[LogEntry]) -> Counter[tuple[str, Digest]]:

@@ -40,4 +40,4 @@ def _compare(passport: Passport) -> None:
                 )
                 require_binding(attempt.evidence, job=job)
     step_outcomes(approval, closed=closed, pins=pins)
-    require_log(contents, closed=closed, checkpoints=())
+    require_log(contents, closed=closed)

@@ -1,31 +1,28 @@
-"""The broker's append-only log: a hash chain over entries, its head signed wherever the broker signs it (RunClosed).
+"""The broker's append-only log: an RFC 9162 Merkle tree over entries, its head signed wherever the broker signs it.
 
-An entry holds digests only, so that a proof shows one run's entries and, of all others, nothing but their number.
-A proof starts at the first entry of the log: any earlier head that somebody has pinned can be compared with it. It
-grows with the log (32 bytes an entry); an RFC 9162 tree can take its place behind `prove`, `verify_log` and `root_at`.
+An entry holds digests only, so that a proof shows one run's entries and, of all others, nothing but hashes. Inclusion
+proofs say that an entry stands in the log under a head; consistency proofs, that a later head continues an earlier one.
 
 Does not protect against a broker that keeps two logs, unless heads are pinned: `TrustBundle.checkpoints`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Literal
 
-from ppml_airflow.canonical import Document, digest
+from ppml_airflow import canonical
+from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import NonNegative
 from ppml_airflow.errors import VerificationError
+from ppml_airflow.provenance import merkle
 from ppml_airflow.units import Digest, HexId, Instant
 
 LogKind = Literal[
-    "certificate", "policy", "approval", "revocation", "manifest",
+    "certificate", "policy", "approval", "revocation", "manifest", "recovery",
     "run", "pins", "evidence", "lease", "receipt", "denial", "release", "closed",
 ]  # fmt: skip
 """What an entry's body is the digest of. From `run` on, an entry names its run."""
-
-_LABEL = b"ppml/v1/log\0"
-_HASH_BYTES = 32
 
 
 class LogEntry(Document, frozen=True, kw_only=True):
@@ -45,78 +42,88 @@ class Checkpoint(Document, frozen=True, kw_only=True):
     log_root: Digest
 
 
+class Consistency(Document, frozen=True, kw_only=True):
+    """A proof that the log of `second` entries begins with the log of `first`. `path`: 32-byte hashes in a row."""
+
+    first: NonNegative
+    second: NonNegative
+    path: bytes
+
+
 class LogProof(Document, frozen=True, kw_only=True):
-    """The digests of all entries, 32 raw bytes each, from the first on."""
+    """That a run's entries stand in the log, and that the log continues earlier heads."""
 
-    leaves: bytes
-
-
-def _digest_of(raw: bytes) -> Digest:
-    return "sha256:" + raw.hex()
+    paths: tuple[bytes, ...]
+    """The audit path of each entry, in their order: 32-byte hashes in a row, from the leaf upwards."""
+    earlier: tuple[Consistency, ...]
 
 
-def _raw(value: Digest) -> bytes:
-    return bytes.fromhex(value.removeprefix("sha256:"))
-
-
-EMPTY_ROOT: Digest = _digest_of(hashlib.sha256(_LABEL).digest())
+EMPTY_ROOT: Digest = "sha256:" + merkle.EMPTY_ROOT.hex()
 """The root of a log without entries."""
 
 
-def chain(root: Digest, *, entry: LogEntry) -> Digest:
-    """The root after one more entry: SHA-256("ppml/v1/log" 0x00 || root, 32 bytes || H(entry), 32 bytes)."""
-    return _digest_of(_link(_raw(root), _raw(digest(entry))))
+def leaf_of(entry: LogEntry) -> bytes:
+    """The leaf hash of an entry: SHA-256(0x00 || its canonical encoding)."""
+    return merkle.leaf_hash(canonical.encode(entry))
 
 
-def prove(leaves: Iterable[Digest]) -> LogProof:
-    """A proof for any entry among these.
+def prove(entries: Iterable[LogEntry], *, size: int, earlier: Iterable[int], read: merkle.Reader) -> LogProof:
+    """A proof for these entries in the log of `size` entries, and for these earlier sizes of it."""
+    paths = merkle.prove_inclusions([entry.index for entry in entries], size=size, read=read)
+    return LogProof(
+        paths=paths, earlier=tuple(prove_consistency(first, second=size, read=read) for first in sorted(set(earlier)))
+    )
 
-    Args:
-        leaves: `H(entry)` of every entry of the log in order, from index 0 up to the size that is proved.
-    """
-    return LogProof(leaves=b"".join(map(_raw, leaves)))
+
+def prove_consistency(first: int, *, second: int, read: merkle.Reader) -> Consistency:
+    """A proof that the log of `second` entries begins with the log of `first`."""
+    (path,) = merkle.prove_consistencies([first], size=second, read=read)
+    return Consistency(first=first, second=second, path=path)
 
 
 def verify_log(proof: LogProof, *, head: Checkpoint, entries: Iterable[LogEntry]) -> None:
     """Verify that a log with this head holds these entries, each at its index.
 
     Raises:
-        VerificationError: the proof has another size or root, or an entry is not in the log.
+        VerificationError: an entry is not in the log, out of order, or has no path.
     """
-    if len(proof.leaves) != head.log_size * _HASH_BYTES:
-        raise VerificationError(
-            f"log proof has {len(proof.leaves)} bytes, wanted {_HASH_BYTES} for each of {head.log_size} entries",
-            code="log_broken",
-        )
-    if root_at(proof, size=head.log_size) != head.log_root:
-        raise VerificationError(
-            f"log of {head.log_size} entries does not have the root {head.log_root}", code="log_broken"
-        )
-    previous = -1
-    for entry in entries:
+    entries = tuple(entries)
+    if len(proof.paths) != len(entries):
+        raise VerificationError(f"log proof has {len(proof.paths)} paths for {len(entries)} entries", code="log_broken")
+    root, previous = _raw(head.log_root), -1
+    for entry, path in zip(entries, proof.paths, strict=True):
         if entry.index <= previous:
             raise VerificationError(f"log entry {entry.index} is repeated or out of order", code="log_broken")
         previous = entry.index
-        start = entry.index * _HASH_BYTES
-        if proof.leaves[start : start + _HASH_BYTES] != _raw(digest(entry)):
-            raise VerificationError(f"log entry {entry.index} ({entry.kind}) is not in the log", code="log_broken")
+        try:
+            merkle.verify_inclusion(path, leaf=leaf_of(entry), index=entry.index, size=head.log_size, root=root)
+        except VerificationError as error:
+            raise VerificationError(
+                f"log entry {entry.index} ({entry.kind}) is not in the log of {head.log_size} entries with root "
+                f"{head.log_root}",
+                code="log_broken",
+            ) from error
 
 
-def root_at(proof: LogProof, *, size: int) -> Digest:
-    """The root over the first `size` entries.
+def verify_continues(proof: Consistency, *, earlier: Checkpoint, later: Checkpoint) -> None:
+    """Verify that a log with the later head begins with the one of the earlier head.
 
     Raises:
-        VerificationError: the proof has fewer entries.
+        VerificationError: it does not.
     """
-    if size * _HASH_BYTES > len(proof.leaves):
+    if (proof.first, proof.second) != (earlier.log_size, later.log_size):
         raise VerificationError(
-            f"log proof has {len(proof.leaves) // _HASH_BYTES} entries, wanted at least {size}", code="log_broken"
+            f"log proof is for {proof.first} to {proof.second} entries, wanted {earlier.log_size} to {later.log_size}",
+            code="log_broken",
         )
-    root = _raw(EMPTY_ROOT)
-    for start in range(0, size * _HASH_BYTES, _HASH_BYTES):
-        root = _link(root, proof.leaves[start : start + _HASH_BYTES])
-    return _digest_of(root)
+    merkle.verify_consistency(
+        proof.path,
+        first=earlier.log_size,
+        first_root=_raw(earlier.log_root),
+        size=later.log_size,
+        root=_raw(later.log_root),
+    )
 
 
-def _link(root: bytes, leaf: bytes) -> bytes:
-    return hashlib.sha256(_LABEL + root + leaf).digest()
+def _raw(value: Digest) -> bytes:
+    return bytes.fromhex(value.removeprefix("sha256:"))

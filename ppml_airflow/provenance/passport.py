@@ -14,7 +14,7 @@ from typing import Literal
 from ppml_airflow import canonical
 from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import Binding, Certificate, Domain, Lease, NonNegative, Pins, Receipt
-from ppml_airflow.provenance.log import LogEntry, LogProof, prove
+from ppml_airflow.provenance.log import LogEntry, LogProof
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.signing import Envelope
 from ppml_airflow.units import MIB, Digest, Instant, Name
@@ -47,7 +47,7 @@ class EvidenceRecord(Document, frozen=True, kw_only=True):
 class PassportContents(Document, frozen=True, kw_only=True):
     """All of a passport but its end. Evidence, leases and receipts stand in the order of RunClosed's attempts."""
 
-    version: Literal[1]
+    version: Literal[2]
     domain: Domain
     certificates: tuple[Envelope, ...]
     policies: tuple[Envelope, ...]
@@ -89,7 +89,7 @@ def compose_contents(
     leases: Iterable[Envelope],
     receipts: Iterable[Envelope],
     log_entries: Iterable[LogEntry],
-    log_leaves: Iterable[Digest],
+    log_proof: LogProof,
 ) -> PassportContents:
     """Select what a run's passport encloses. The digest of the result goes into RunClosed.
 
@@ -99,7 +99,7 @@ def compose_contents(
         pins: of this run; likewise evidence, leases, receipts (in the order of attempts) and log_entries.
         manifests: any; chosen are the run's inputs and outputs.
         collateral: JSON texts by digest; chosen are those that evidence refers to.
-        log_leaves: `H(entry)` of the whole log, as for `log.prove`.
+        log_proof: of log_entries, in the log of RunClosed's `log_size`.
     """
     pins, evidence, leases, receipts = tuple(pins), tuple(evidence), tuple(leases), tuple(receipts)
     known_leases = tuple(canonical.decode(envelope.payload, into=Lease) for envelope in leases)
@@ -115,7 +115,7 @@ def compose_contents(
             serials.update((output.dataset_certificate or "", *output.recipient_certificates))
     judged = {record.policy for record in evidence}
     return PassportContents(
-        version=1,
+        version=2,
         domain=domain,
         certificates=_sorted(envelope for envelope in certificates if _is_chosen(envelope, serials)),
         policies=_sorted(envelope for envelope in policies if envelope.digest in judged),
@@ -129,7 +129,7 @@ def compose_contents(
         leases=leases,
         receipts=receipts,
         log_entries=tuple(log_entries),
-        log_proof=prove(log_leaves),
+        log_proof=log_proof,
     )
 
 

@@ -10,7 +10,6 @@ from ppml_airflow.domain.documents import DatasetVersion, Denial, ParamValue, Re
 from ppml_airflow.provenance.attempts import JudgedAttempt, RunDocuments
 from ppml_airflow.provenance.completeness import StepOutcome
 from ppml_airflow.provenance.log import Checkpoint
-from ppml_airflow.provenance.trust_bundle import TrustBundle
 from ppml_airflow.units import Digest, HexId, Instant, Name, Trust
 
 
@@ -72,7 +71,7 @@ def make_report(
     closed: RunClosed,
     outcomes: Mapping[str, StepOutcome],
     earlier: tuple[DatasetVersion, ...],
-    trust: TrustBundle,
+    compared: tuple[Checkpoint, ...],
 ) -> PassportReport:
     """Put the report together, once everything has held."""
     run = documents.run
@@ -99,7 +98,7 @@ def make_report(
         releases=closed.releases,
         earlier_inputs=earlier,
         log=Checkpoint(log_size=closed.log_size, log_root=closed.log_root),
-        checkpoints_compared=sum(pinned.log_size <= closed.log_size for pinned in trust.checkpoints),
+        checkpoints_compared=len(compared),
         claimed=run.claimed,
     )
 

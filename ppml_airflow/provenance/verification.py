@@ -27,12 +27,13 @@ from ppml_airflow.provenance.completeness import (
     match_attempts,
     naming,
     require_log,
+    require_pinned,
     require_sequence,
     step_outcomes,
 )
 from ppml_airflow.provenance.diagnosis import first_disagreement
 from ppml_airflow.provenance.inputs import verify_input
-from ppml_airflow.provenance.log import LogEntry
+from ppml_airflow.provenance.log import Checkpoint, Consistency, LogEntry
 from ppml_airflow.provenance.passport import PassportContents, parse_passport
 from ppml_airflow.provenance.report import PassportReport, make_report
 from ppml_airflow.provenance.trust_bundle import TrustBundle
@@ -43,13 +44,16 @@ D = TypeVar("D", bound=SignedDocument)
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
-def verify_passport(data: bytes, *, trust: TrustBundle, now: datetime) -> PassportReport:
+def verify_passport(
+    data: bytes, *, trust: TrustBundle, now: datetime, log_proofs: tuple[Consistency, ...] = ()
+) -> PassportReport:
     """Verify a passport.
 
     Args:
         data: untrusted bytes.
         trust: what the person who asks trusts; never taken from the passport.
         now: aware; only to refuse a passport from the future.
+        log_proofs: untrusted; for pinned checkpoints to which the passport encloses no proof.
 
     Raises:
         MalformedInputError: not a passport in canonical form.
@@ -85,7 +89,9 @@ def verify_passport(data: bytes, *, trust: TrustBundle, now: datetime) -> Passpo
     require_sequence(attempts, approval=documents.approval)
     outcomes = step_outcomes(documents.approval, closed=closed, pins=documents.pins)
     # 6
-    logged = require_log(contents, closed=closed, checkpoints=trust.checkpoints)
+    logged = require_log(contents, closed=closed)
+    head = Checkpoint(log_size=closed.log_size, log_root=closed.log_root)
+    compared = require_pinned(head, pinned=trust.checkpoints, proofs=(*contents.log_proof.earlier, *log_proofs))
     # 7
     jobs = _build_jobs(attempts, documents=documents, approval_digest=contents.approval.digest)
     judged = tuple(
@@ -99,7 +105,9 @@ def verify_passport(data: bytes, *, trust: TrustBundle, now: datetime) -> Passpo
     # 10
     if canonical.digest(contents) != closed.contents:
         raise VerificationError("passport encloses something else than RunClosed says", code="contents")
-    return make_report(judged, documents=documents, closed=closed, outcomes=outcomes, earlier=earlier, trust=trust)
+    return make_report(
+        judged, documents=documents, closed=closed, outcomes=outcomes, earlier=earlier, compared=compared
+    )
 
 
 def _require_domain(contents: PassportContents, *, trust: TrustBundle) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +14,7 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.report_data import public_jwk, report_data
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.broker import store
-from ppml_airflow.broker.service.api import create_app
+from ppml_airflow.broker.service.recovery import recover
 from ppml_airflow.domain.documents import IntegerParam, Output
 from ppml_airflow.domain.slots import slot_of
 from ppml_airflow.errors import (
@@ -461,8 +460,8 @@ def test_a_lost_dataset_key_is_not_a_denial(world: World) -> None:
 
 def test_an_epoch_that_has_passed_voids_open_runs(world: World) -> None:
     run_id = world.ready_run()
-    world.broker = dataclasses.replace(world.broker, epoch=1)
-    world.app = create_app(world.broker, callers=lambda: world.callers)
+    (world.folder / "anchor").unlink()
+    recover(world.broker)
     with refused(PolicyDeniedError, "epoch_passed"):
         Guest(world, run_id=run_id, role="preflight").ask()
 

@@ -41,6 +41,7 @@ def write_home(folder: Path, *, platform: SimulatedPlatform, owners: Owners) -> 
         "domain": "domain.json",
         "signing_key": "signing.pem",
         "database": "broker.db",
+        "anchor": "anchor",
         "keystore": "keystore.json",
         "passphrase": "passphrase",
         "dataset_keys": "dataset-keys",

@@ -7,7 +7,20 @@ import pytest
 
 from ppml_airflow import canonical
 from ppml_airflow.errors import VerificationError
-from ppml_airflow.provenance.log import EMPTY_ROOT, Checkpoint, LogEntry, LogProof, chain, prove, root_at, verify_log
+from ppml_airflow.provenance import merkle
+from ppml_airflow.provenance.log import (
+    EMPTY_ROOT,
+    Checkpoint,
+    Consistency,
+    LogEntry,
+    LogProof,
+    leaf_of,
+    prove,
+    prove_consistency,
+    verify_continues,
+    verify_log,
+)
+from tests.support.memory_tree import reader_of
 
 
 def make_entries(count: int) -> list[LogEntry]:
@@ -24,23 +37,18 @@ def make_entries(count: int) -> list[LogEntry]:
 
 
 def head_of(entries: list[LogEntry]) -> Checkpoint:
-    root = EMPTY_ROOT
-    for entry in entries:
-        root = chain(root, entry=entry)
-    return Checkpoint(log_size=len(entries), log_root=root)
+    root = merkle.prove_root(len(entries), read=reader_of(entries))
+    return Checkpoint(log_size=len(entries), log_root="sha256:" + root.hex())
 
 
 ENTRIES = make_entries(6)
 HEAD = head_of(ENTRIES)
-PROOF = prove(map(canonical.digest, ENTRIES))
+READ = reader_of(ENTRIES)
+PROOF = prove(ENTRIES, size=6, earlier=(), read=READ)
 
 
-def test_chain_follows_its_specification() -> None:
-    leaf = hashlib.sha256(canonical.encode(ENTRIES[0])).digest()
-    empty = hashlib.sha256(b"ppml/v1/log\0").digest()
-    assert (
-        chain(EMPTY_ROOT, entry=ENTRIES[0]) == "sha256:" + hashlib.sha256(b"ppml/v1/log\0" + empty + leaf).hexdigest()
-    )
+def test_a_leaf_is_the_hash_of_the_entrys_canonical_bytes() -> None:
+    assert leaf_of(ENTRIES[0]) == hashlib.sha256(b"\0" + canonical.encode(ENTRIES[0])).digest()
 
 
 def test_every_entry_of_a_log_is_proved() -> None:
@@ -48,59 +56,71 @@ def test_every_entry_of_a_log_is_proved() -> None:
 
 
 def test_any_selection_in_order_is_proved() -> None:
-    verify_log(PROOF, head=HEAD, entries=[ENTRIES[1], ENTRIES[4]])
+    chosen = [ENTRIES[1], ENTRIES[4]]
+    verify_log(prove(chosen, size=6, earlier=(), read=READ), head=HEAD, entries=chosen)
+
+
+def test_an_entry_is_proved_under_every_head_after_it() -> None:
+    for size in range(3, 7):
+        proof = prove([ENTRIES[2]], size=size, earlier=(), read=READ)
+        verify_log(proof, head=head_of(ENTRIES[:size]), entries=[ENTRIES[2]])
 
 
 def test_an_empty_log_has_the_empty_root() -> None:
-    verify_log(prove([]), head=Checkpoint(log_size=0, log_root=EMPTY_ROOT), entries=[])
+    assert head_of([]).log_root == EMPTY_ROOT
+    verify_log(LogProof(paths=(), earlier=()), head=head_of([]), entries=[])
 
 
-def test_root_at_finds_every_earlier_head() -> None:
-    for size in range(len(ENTRIES) + 1):
-        assert root_at(PROOF, size=size) == head_of(ENTRIES[:size]).log_root
+def test_a_proof_without_a_path_for_each_entry_is_refused() -> None:
+    with pytest.raises(VerificationError, match="5 paths for 6 entries"):
+        verify_log(LogProof(paths=PROOF.paths[1:], earlier=()), head=HEAD, entries=ENTRIES)
 
 
-def test_a_proof_of_another_size_is_refused() -> None:
-    with pytest.raises(VerificationError, match="bytes, wanted 32 for each"):
-        verify_log(LogProof(leaves=PROOF.leaves[:-1]), head=HEAD, entries=[])
+def test_two_swapped_paths_are_refused() -> None:
+    paths = (PROOF.paths[1], PROOF.paths[0], *PROOF.paths[2:])
+    with pytest.raises(VerificationError, match="not in the log"):
+        verify_log(LogProof(paths=paths, earlier=()), head=HEAD, entries=ENTRIES)
 
 
-@pytest.mark.parametrize("at", range(6 * 32))
-def test_a_changed_byte_of_the_proof_is_refused(at: int) -> None:
-    leaves = bytearray(PROOF.leaves)
-    leaves[at] ^= 1
-    with pytest.raises(VerificationError, match="does not have the root"):
-        verify_log(LogProof(leaves=bytes(leaves)), head=HEAD, entries=[])
-
-
-def test_two_swapped_entries_are_refused() -> None:
-    leaves = PROOF.leaves[32:64] + PROOF.leaves[:32] + PROOF.leaves[64:]
-    with pytest.raises(VerificationError, match="does not have the root"):
-        verify_log(LogProof(leaves=leaves), head=HEAD, entries=[])
-
-
-def test_a_repeated_entry_is_refused() -> None:
+@pytest.mark.parametrize("entries", [[ENTRIES[1], ENTRIES[1]], [ENTRIES[2], ENTRIES[1]]])
+def test_an_entry_repeated_or_out_of_order_is_refused(entries: list[LogEntry]) -> None:
+    proof = prove(entries, size=6, earlier=(), read=READ)
     with pytest.raises(VerificationError, match="repeated or out of order"):
-        verify_log(PROOF, head=HEAD, entries=[ENTRIES[1], ENTRIES[1]])
-
-
-def test_an_entry_out_of_order_is_refused() -> None:
-    with pytest.raises(VerificationError, match="repeated or out of order"):
-        verify_log(PROOF, head=HEAD, entries=[ENTRIES[2], ENTRIES[1]])
+        verify_log(proof, head=HEAD, entries=entries)
 
 
 def test_an_edited_entry_is_refused() -> None:
     edited = msgspec.structs.replace(ENTRIES[3], kind="policy")
+    proof = prove([ENTRIES[3]], size=6, earlier=(), read=READ)
     with pytest.raises(VerificationError, match=r"entry 3 \(policy\) is not in the log"):
-        verify_log(PROOF, head=HEAD, entries=[edited])
+        verify_log(proof, head=HEAD, entries=[edited])
 
 
 def test_an_entry_behind_the_end_is_refused() -> None:
     behind = msgspec.structs.replace(ENTRIES[3], index=6)
     with pytest.raises(VerificationError, match="entry 6"):
-        verify_log(PROOF, head=HEAD, entries=[behind])
+        verify_log(LogProof(paths=(PROOF.paths[3],), earlier=()), head=HEAD, entries=[behind])
 
 
-def test_a_root_behind_the_end_is_refused() -> None:
-    with pytest.raises(VerificationError, match="wanted at least 7"):
-        root_at(PROOF, size=7)
+def test_a_log_continues_each_of_its_earlier_heads() -> None:
+    for size in range(7):
+        proof = prove_consistency(size, second=6, read=READ)
+        verify_continues(proof, earlier=head_of(ENTRIES[:size]), later=HEAD)
+
+
+def test_a_log_does_not_continue_another_one() -> None:
+    other = [msgspec.structs.replace(ENTRIES[0], kind="policy"), *ENTRIES[1:]]
+    proof = prove_consistency(4, second=6, read=READ)
+    with pytest.raises(VerificationError, match="does not continue"):
+        verify_continues(proof, earlier=head_of(other[:4]), later=HEAD)
+
+
+def test_a_proof_for_other_sizes_is_refused() -> None:
+    proof = prove_consistency(4, second=6, read=READ)
+    with pytest.raises(VerificationError, match="is for 4 to 6 entries, wanted 3 to 6"):
+        verify_continues(proof, earlier=head_of(ENTRIES[:3]), later=HEAD)
+
+
+def test_a_consistency_path_that_is_none_is_refused() -> None:
+    with pytest.raises(VerificationError, match="multiple of 32"):
+        verify_continues(Consistency(first=4, second=6, path=b"x"), earlier=head_of(ENTRIES[:4]), later=HEAD)

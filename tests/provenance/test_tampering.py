@@ -323,10 +323,17 @@ def test_a_dropped_log_entry_is_refused_and_its_attempt_named(finished: Simulate
         assert entry.kind in error.message
 
 
-def test_a_dropped_leaf_of_the_log_is_refused(finished: SimulatedRun, now: datetime) -> None:
-    leaves = finished.contents().log_proof.leaves
-    error = refuse(finished, edit_contents(finished, log_proof=LogProof(leaves=leaves[32:])), now=now)
-    assert error.code == "log_broken"
+def test_a_dropped_or_shortened_path_of_the_log_is_refused(finished: SimulatedRun, now: datetime) -> None:
+    proof = finished.contents().log_proof
+    for paths in (proof.paths[1:], (proof.paths[0][32:], *proof.paths[1:]), (b"", *proof.paths[1:])):
+        error = refuse(finished, edit_contents(finished, log_proof=LogProof(paths=paths, earlier=())), now=now)
+        assert error.code == "log_broken"
+
+
+def test_a_proof_for_an_earlier_head_that_was_not_enclosed_is_refused(finished: SimulatedRun, now: datetime) -> None:
+    proof = finished.contents().log_proof
+    data = edit_contents(finished, log_proof=LogProof(paths=proof.paths, earlier=proof.earlier[1:]))
+    assert refuse(finished, data, now=now).code == "contents"
 
 
 def test_another_form_of_the_same_p256_signature_is_refused(finished: SimulatedRun, now: datetime) -> None:

@@ -15,12 +15,15 @@ from ppml_airflow.attestation.roots import INTEL_ROOT
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.domain.documents import DatasetVersion, Lease, Pins
 from ppml_airflow.errors import PolicyDeniedError, PpmlError, VerificationError
+from ppml_airflow.provenance import merkle
+from ppml_airflow.provenance.log import Checkpoint, prove_consistency
 from ppml_airflow.provenance.report import PassportReport
 from ppml_airflow.provenance.verification import verify_passport
 from ppml_airflow.sealing.manifest import Part
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import SigningKey, sign_payload
 from ppml_airflow.units import format_instant
+from tests.support.memory_tree import reader_of
 from tests.support.owners import Owners
 from tests.support.simulated_run import DATASETS, ZERO, SimulatedRun, complete_run, make_platform, start_run
 
@@ -153,9 +156,46 @@ def test_a_pinned_checkpoint_that_fits_is_counted(night: SimulatedRun, now: date
 def test_a_pinned_checkpoint_that_does_not_fit_is_refused(night: SimulatedRun, now: datetime) -> None:
     for size in (0, 3, len(night.log())):
         pinned = replace(night.checkpoint(size=size), log_root=ZERO)
-        with pytest.raises(VerificationError, match=f"pinned checkpoint of {size} entries") as refused:
+        with pytest.raises(VerificationError, match=f"continue the checkpoint of {size}, one of which") as refused:
             verify_passport(night.passport(), trust=night.trust(checkpoints=(pinned,)), now=now)
         assert refused.value.code == "checkpoint"
+
+
+def test_a_pinned_checkpoint_that_nothing_connects_is_refused(night: SimulatedRun, now: datetime) -> None:
+    pinned = night.checkpoint(size=2)
+    with pytest.raises(VerificationError, match="nothing proves") as refused:
+        verify_passport(night.passport(), trust=night.trust(checkpoints=(pinned,)), now=now)
+    assert refused.value.code == "checkpoint_unproved"
+    assert "ppml broker prove 2" in refused.value.hint
+
+
+def test_a_proof_from_the_broker_connects_any_pinned_checkpoint(night: SimulatedRun, now: datetime) -> None:
+    end = len(night.log())
+    proof = prove_consistency(2, second=end, read=reader_of(night.log()))
+    trust = night.trust(checkpoints=(night.checkpoint(size=2),))
+    assert verify_passport(night.passport(), trust=trust, now=now, log_proofs=(proof,)).checkpoints_compared == 1
+    other = night.trust(checkpoints=(replace(night.checkpoint(size=2), log_root=ZERO),))
+    with pytest.raises(VerificationError, match="does not continue") as refused:
+        verify_passport(night.passport(), trust=other, now=now, log_proofs=(proof,))
+    assert refused.value.code == "checkpoint"
+
+
+def test_a_later_checkpoint_is_compared_where_a_proof_reaches_it(night: SimulatedRun, now: datetime) -> None:
+    log = night.log()
+    later = [*log, replace(log[-1], index=len(log)), replace(log[-1], index=len(log) + 1)]
+    read = reader_of(later)
+    root = "sha256:" + merkle.prove_root(len(later), read=read).hex()
+    proof = prove_consistency(len(log), second=len(later), read=read)
+    pinned = Checkpoint(log_size=len(later), log_root=root)
+    report = verify_passport(night.passport(), trust=night.trust(checkpoints=(pinned,)), now=now, log_proofs=(proof,))
+    assert report.checkpoints_compared == 1
+    with pytest.raises(VerificationError, match="does not continue"):
+        verify_passport(
+            night.passport(),
+            trust=night.trust(checkpoints=(replace(pinned, log_root=ZERO),)),
+            now=now,
+            log_proofs=(proof,),
+        )
 
 
 def test_a_later_checkpoint_is_not_counted_as_compared(night: SimulatedRun, now: datetime) -> None:

@@ -13,10 +13,12 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
+from ppml_airflow.broker.service.anchor import Anchor
 from ppml_airflow.broker.service.api import create_app
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller, hash_token
 from ppml_airflow.broker.service.leases import RELEASE_KEK
+from ppml_airflow.broker.service.recovery import require_anchored
 from ppml_airflow.broker.store import Store
 from ppml_airflow.domain.documents import (
     Approval,
@@ -91,15 +93,22 @@ class World:
             roots=(self.platform.root,),
             collateral=lambda: self.collateral,
             clock=lambda: self.now,
+            anchor=Anchor(self.folder / "anchor", key=self.owners.broker),
         )
         self.callers = {hash_token("airflow"): Caller(name="airflow", pipelines=(PIPELINE,))}
-        self.app = create_app(self.broker, callers=lambda: self.callers)
-        self.client = self.connect(token="airflow")
+        self.use(self.broker)
+        require_anchored(self.broker)
         for envelope in self.owners.certificates:
             self.client.put_certificate(envelope)
         self.client.put_policy(self.owners.root.sign(self.policy()))
         self.approval_envelope = self.owners.root.sign(self.approval())
         self.client.put_approval(self.approval_envelope)
+
+    def use(self, broker: Broker) -> None:
+        """Serve this broker from now on."""
+        self.broker = broker
+        self.app = create_app(broker, callers=lambda: self.callers)
+        self.client = self.connect(token="airflow")
 
     def _store_dataset_key(self, dataset: str, certificate: Certificate) -> None:
         self.keystore.create_key(certificate.kek_id)

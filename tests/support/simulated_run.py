@@ -41,7 +41,8 @@ from ppml_airflow.domain.documents import (
 )
 from ppml_airflow.domain.jobs import build_job
 from ppml_airflow.domain.slots import slot_of
-from ppml_airflow.provenance.log import EMPTY_ROOT, Checkpoint, LogEntry, LogKind, chain
+from ppml_airflow.provenance import merkle
+from ppml_airflow.provenance.log import Checkpoint, LogEntry, LogKind, prove
 from ppml_airflow.provenance.passport import (
     EvidenceRecord,
     PassportContents,
@@ -53,6 +54,7 @@ from ppml_airflow.sealing.manifest import Column, Manifest, Part, Wrap
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import Envelope, SigningKey
 from ppml_airflow.units import Digest, format_instant
+from tests.support.memory_tree import reader_of
 from tests.support.owners import Owners
 from tests.support.policies import MEASUREMENT, standard_policy
 
@@ -117,6 +119,8 @@ class SimulatedRun:
     opened_at: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1))
     entries: list[LogEntry] = field(default_factory=list)
     """What the broker's log held before the run."""
+    earlier_heads: tuple[int, ...] = ()
+    """Where runs before it were closed."""
 
     def __post_init__(self) -> None:
         self.now = self.opened_at
@@ -439,14 +443,13 @@ class SimulatedRun:
 
     def checkpoint(self, *, size: int) -> Checkpoint:
         """The head of the log when it had so many entries."""
-        root = EMPTY_ROOT
-        for entry in self.log()[:size]:
-            root = chain(root, entry=entry)
-        return Checkpoint(log_size=size, log_root=root)
+        root = merkle.prove_root(size, read=reader_of(self.log()))
+        return Checkpoint(log_size=size, log_root="sha256:" + root.hex())
 
     def contents(self) -> PassportContents:
         """All that the broker has of the run."""
         log = self.log()
+        entries = [entry for entry in log if entry.run_id == self.run_id]
         return compose_contents(
             domain=self.owners.domain,
             certificates=self.owners.certificates,
@@ -459,8 +462,8 @@ class SimulatedRun:
             collateral=self.collateral,
             leases=[one.lease for one in self.attempts if one.lease],
             receipts=[one.receipt for one in self.attempts if one.receipt],
-            log_entries=[entry for entry in log if entry.run_id == self.run_id],
-            log_leaves=map(canonical.digest, log),
+            log_entries=entries,
+            log_proof=prove(entries, size=len(log), earlier=self.earlier_heads, read=reader_of(log)),
         )
 
     def closed(self, enclosed: PassportContents, /, **changes: object) -> RunClosed:
@@ -509,6 +512,7 @@ def start_run(platform: SimulatedPlatform, *, owners: Owners | None = None) -> S
         LogEntry(index=index, time=before, kind="certificate", run_id=None, body=envelope.digest)
         for index, envelope in enumerate(run.owners.certificates)
     ]
+    run.earlier_heads = (3, len(run.entries))
     run.publish(run.make_manifest("visits", run_id=run.run_id))
     run.publish(run.make_manifest("plans"))
     return run

@@ -81,7 +81,7 @@ def _endpoint(
             content = await run_in_threadpool(decide, request.path_params, body, session_id, authorization)
         except PpmlError as error:
             return _problem(error)
-        return Response(content, media_type=JSON)
+        return Response(content, media_type=route.media_type)
 
     return endpoint
 
@@ -126,7 +126,7 @@ def _problem(error: PpmlError) -> Response:
 def _describe(route: Route) -> dict[str, Any]:
     described: dict[str, Any] = {
         "responses": {
-            "200": {"description": "OK", "content": {JSON: {"schema": _schema(route.answer)}}},
+            "200": {"description": "OK", "content": {route.media_type: {"schema": _schema(route.answer)}}},
             "4XX": {"description": "Refused", "content": {JSON: {"schema": _schema(Problem)}}},
             "503": {"description": "Not now", "content": {JSON: {"schema": _schema(Problem)}}},
         }

@@ -54,7 +54,7 @@ def write_attempt(
             signing_key=canonical.encode(record.binding.signing_key),
         )
     )
-    ledger.log("evidence", body=canonical.digest(record), run_id=run_id)
+    ledger.append("evidence", body=canonical.digest(record), run_id=run_id)
 
 
 def record_denial(ledger: Ledger, *, where: tuple[str, str] | None, error: PpmlError) -> None:
@@ -72,7 +72,7 @@ def record_denial(ledger: Ledger, *, where: tuple[str, str] | None, error: PpmlE
     }
     ledger.connection.execute(sa.insert(store.denial).values(row))
     body = Denial(step=step or "unknown", time=ledger.time, code=error.code)
-    ledger.log("denial", body=canonical.digest(body), run_id=run_id)
+    ledger.append("denial", body=canonical.digest(body), run_id=run_id)
 
 
 def end_silent_holder(ledger: Ledger, *, dataset: str) -> None:

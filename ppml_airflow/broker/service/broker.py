@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy.engine import Connection
+
 from ppml_airflow.attestation.roots import TrustRoot
+from ppml_airflow.broker.service.anchor import Anchor
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.store import Store
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.errors import ConfigurationError, UnavailableError
 from ppml_airflow.keys.service import KeyManagementService
+from ppml_airflow.provenance.notes import SignedHead
 from ppml_airflow.signing import SigningKey
 
 
@@ -35,7 +39,8 @@ class Broker:
     collateral: Callable[[], bytes]
     """The newest collateral (JSON)."""
     clock: Callable[[], datetime]
-    epoch: int = 0
+    anchor: Anchor
+    """Where the log's head is kept outside the store."""
 
     def __post_init__(self) -> None:
         for root in self.roots:
@@ -47,9 +52,27 @@ class Broker:
 
     @contextmanager
     def decision(self) -> Iterator[Ledger]:
-        """One transaction: everything that a decision reads and writes."""
+        """One transaction: everything that a decision reads and writes. What it logs is anchored before it is answered.
+
+        Raises:
+            VerificationError: the store has been rolled back behind the anchor.
+        """
         with self.store.transaction() as connection:
-            yield Ledger(connection, domain=self.domain, now=self.clock())
+            ledger = self.ledger(connection)
+            size = ledger.log.size
+            self.anchor.require_reached(size)
+            yield ledger
+            head = self.head_of(ledger) if ledger.log.size > size else None
+        if head is not None:
+            self.anchor.advance(head)
+
+    def ledger(self, connection: Connection) -> Ledger:
+        """The store as a transaction sees it now."""
+        return Ledger(connection, domain=self.domain, now=self.clock())
+
+    def head_of(self, ledger: Ledger) -> SignedHead:
+        """What a checkpoint of the log says now."""
+        return SignedHead(domain_id=self.domain.domain_id, epoch=ledger.epoch, head=ledger.log.head())
 
     def wrapped_dataset_key(self, serial: str) -> bytes:
         """The wrapped private half of a dataset's key.

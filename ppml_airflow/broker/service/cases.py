@@ -53,7 +53,7 @@ def find_job(ledger: Ledger, job_digest: Digest) -> tuple[str, str]:
     return row.run_id, row.step
 
 
-def load_case(ledger: Ledger, *, session: sa.Row[Any], request: Attest, where: tuple[str, str], epoch: int) -> Case:
+def load_case(ledger: Ledger, *, session: sa.Row[Any], request: Attest, where: tuple[str, str]) -> Case:
     """Fetch and verify what belongs to a request; the job is computed here, never taken from it.
 
     Raises:
@@ -78,7 +78,7 @@ def load_case(ledger: Ledger, *, session: sa.Row[Any], request: Attest, where: t
         policy=policy,
         policy_digest=policy_digest,
         certificates=ledger.certificates(),
-        state=_state(ledger, run=run, step=step, policy=policy_digest, epoch=epoch),
+        state=_state(ledger, run=run, step=step, policy=policy_digest),
     )
 
 
@@ -100,7 +100,7 @@ def committed_receipt(case: Case) -> Digest | None:
     return next((row.receipt for row in rows if row.outcome == "committed"), None)
 
 
-def _state(ledger: Ledger, *, run: Run, step: Step, policy: Digest, epoch: int) -> StepState:
+def _state(ledger: Ledger, *, run: Run, step: Step, policy: Digest) -> StepState:
     row = ledger.run_row(run.run_id)
     jobs = [attempt for attempt in ledger.attempts(run.run_id, step.name) if attempt.role == "job"]
     own = {attempt.lease_id for attempt in jobs}
@@ -122,7 +122,7 @@ def _state(ledger: Ledger, *, run: Run, step: Step, policy: Digest, epoch: int) 
     return StepState(
         run_closed=row.closed is not None,
         run_counted=row.counted,
-        epoch=epoch,
+        epoch=ledger.epoch,
         grant=_current_grant(ledger, run=run, step=step),
         policy_in_force=policy,
         committed_steps=ledger.committed_steps(run.run_id),

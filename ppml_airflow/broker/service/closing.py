@@ -14,6 +14,9 @@ from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.provenance.passport import EvidenceRecord, compose_contents, compose_passport
 from ppml_airflow.signing import Envelope
 
+EARLIER_HEADS = 64
+"""A passport proves that its log continues the heads at which so many runs before it were closed."""
+
 
 def close_run(broker: Broker, *, run_id: str) -> Envelope:
     """CLOSE: no lease after it; the passport is complete and final (idempotent)."""
@@ -51,8 +54,8 @@ def _compose(broker: Broker, ledger: Ledger, *, run: Run) -> tuple[Envelope, byt
     rows = ledger.attempts(run.run_id)
     evidence = [canonical.decode(row.evidence, into=EvidenceRecord) for row in rows]
     receipts = [row.receipt for row in rows if row.receipt]
-    size, root = ledger.log_head()
-    entries = ledger.log_entries()
+    head, entries = ledger.log.head(), ledger.log.entries_of(run.run_id)
+    earlier = ledger.log.positions_of("closed", newest=EARLIER_HEADS)
     contents = compose_contents(
         domain=broker.domain,
         certificates=ledger.envelopes("certificate"),
@@ -65,8 +68,8 @@ def _compose(broker: Broker, ledger: Ledger, *, run: Run) -> tuple[Envelope, byt
         collateral=_collateral_of(ledger, evidence),
         leases=[ledger.envelope(row.lease) for row in rows if row.lease],
         receipts=[ledger.envelope(digest) for digest in receipts],
-        log_entries=[entry for entry in entries if entry.run_id == run.run_id],
-        log_leaves=[canonical.digest(entry) for entry in entries],
+        log_entries=entries,
+        log_proof=ledger.log.prove(entries, size=head.log_size, earlier=earlier),
     )
     closed = RunClosed(
         run=ledger.run_row(run.run_id).digest,
@@ -88,8 +91,8 @@ def _compose(broker: Broker, ledger: Ledger, *, run: Run) -> tuple[Envelope, byt
         denials=_denials_of(ledger, run),
         releases=_releases_of(ledger, run),
         contents=canonical.digest(contents),
-        log_size=size,
-        log_root=root,
+        log_size=head.log_size,
+        log_root=head.log_root,
     )
     envelope = broker.signing_key.sign(closed)
     return envelope, compose_passport(contents, closed=envelope)

@@ -64,7 +64,7 @@ def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswe
         where: tuple[str, str] | None = None
         try:
             where = find_job(ledger, request.binding.job_digest)
-            with ledger.connection.begin_nested():
+            with ledger.log.savepoint():
                 answer = _judge(broker, ledger, session=session, request=request, where=where)
             spend(ledger, session_id=session_id, answer=answer)
             return answer
@@ -84,7 +84,7 @@ def _judge(
     if session.quote is None or session.tee_pubkey != canonical.encode(public_jwk(binding.signing_key)):
         raise VerificationError("evidence is missing, or attests another key than K", code="other_key")
     # 2 the job that the broker itself computes is the one that B names
-    case = load_case(ledger, session=session, request=request, where=where, epoch=broker.epoch)
+    case = load_case(ledger, session=session, request=request, where=where)
     require_job(binding, job=case.job)
     # 3 the approval in force covers it, and it is its turn
     in_force = ledger.approval_in_force(case.approval.pipeline)

@@ -16,11 +16,12 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.leases import HOLDER_LAPSE
+from ppml_airflow.broker.service.log import StoredLog
 from ppml_airflow.broker.store import one
 from ppml_airflow.domain.documents import Approval, DatasetVersion, Domain, Lease, Pins, Run
 from ppml_airflow.domain.trust import Certificates, verify_broker_document, verify_owner_document
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, UnavailableError, VerificationError
-from ppml_airflow.provenance.log import EMPTY_ROOT, LogEntry, LogKind, chain
+from ppml_airflow.provenance.log import LogKind
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.signing import Envelope, SignedDocument
 from ppml_airflow.units import Digest, format_instant, parse_instant
@@ -41,7 +42,8 @@ class Ledger:
         self.now = now
         self.time = format_instant(now)
         self._certificates: Certificates | None = None
-        last = self._last_entry()
+        self.log = StoredLog(connection)
+        last = self.log.last
         if last is not None and parse_instant(last.time) > now:
             raise UnavailableError(f"clock shows {self.time}, before the last log entry {last.time}", code="clock_back")
 
@@ -54,7 +56,7 @@ class Ledger:
             return False
         row = {"digest": digest, "kind": kind, "envelope": canonical.encode(envelope)}
         self.connection.execute(sa.insert(store.document).values(row))
-        self.log(kind, body=digest, run_id=run_id)
+        self.append(kind, body=digest, run_id=run_id)
         return True
 
     def envelope(self, digest: Digest) -> Envelope:
@@ -209,27 +211,15 @@ class Ledger:
 
     # ------------------------------------------------------------ log
 
-    def log(self, kind: LogKind, *, body: Digest, run_id: str | None) -> None:
+    def append(self, kind: LogKind, *, body: Digest, run_id: str | None) -> None:
         """Append to the log."""
-        last = one(self.connection, sa.select(store.log).order_by(store.log.c.position.desc()).limit(1))
-        index, root = (last.position + 1, last.root) if last else (0, EMPTY_ROOT)
-        entry = LogEntry(index=index, time=self.time, kind=kind, run_id=run_id, body=body)
-        row = {"position": index, "run_id": run_id, "entry": canonical.encode(entry), "root": chain(root, entry=entry)}
-        self.connection.execute(sa.insert(store.log).values(row))
+        self.log.append(kind, body=body, run_id=run_id, time=self.time)
 
-    def log_head(self) -> tuple[int, Digest]:
-        """Size and root of the log."""
-        last = one(self.connection, sa.select(store.log).order_by(store.log.c.position.desc()).limit(1))
-        return (last.position + 1, last.root) if last else (0, EMPTY_ROOT)
-
-    def log_entries(self) -> list[LogEntry]:
-        """The whole log, oldest first."""
-        rows = self.connection.execute(sa.select(store.log.c.entry).order_by(store.log.c.position))
-        return [canonical.decode(row.entry, into=LogEntry) for row in rows]
-
-    def _last_entry(self) -> LogEntry | None:
-        row = one(self.connection, sa.select(store.log.c.entry).order_by(store.log.c.position.desc()).limit(1))
-        return canonical.decode(row.entry, into=LogEntry) if row else None
+    @property
+    def epoch(self) -> int:
+        """How often this broker has been recovered after its store was rolled back."""
+        newest = self.connection.execute(sa.select(sa.func.max(store.recovery.c.epoch))).scalar_one()
+        return newest or 0
 
     def _envelope(self, digest: Digest) -> Envelope | None:
         table = store.document

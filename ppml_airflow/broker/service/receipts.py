@@ -120,6 +120,6 @@ def _lease_standing(ledger: Ledger, row: sa.Row[Any]) -> dict[str, Any]:
         "current_attempt": jobs[-1].attempt,
         "outcome": row.outcome,
         "closed": run.closed is not None,
-        "epoch": ledger.run(row.run_id).epoch,
+        "epoch": ledger.epoch,
         "now": ledger.now,
     }

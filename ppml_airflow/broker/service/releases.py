@@ -91,4 +91,4 @@ def _release_key(broker: Broker, ledger: Ledger, *, lease_id: str, dataset: str)
 def _write_release(ledger: Ledger, *, run_id: str, released: Release) -> None:
     values = {"dataset": released.dataset, "recipient": released.recipient, "time": released.time}
     ledger.connection.execute(sa.insert(store.release).values(run_id=run_id, **values))
-    ledger.log("release", body=canonical.digest(released), run_id=run_id)
+    ledger.append("release", body=canonical.digest(released), run_id=run_id)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from ppml_airflow.broker.service import closing, leases, owners, receipts, releases, runs
+from ppml_airflow.broker.service import closing, leases, logs, owners, receipts, releases, runs
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller
-from ppml_airflow.errors import PolicyDeniedError
+from ppml_airflow.errors import MalformedInputError, PolicyDeniedError
 from ppml_airflow.protocol.messages import (
     Attest,
     Bundle,
@@ -29,6 +29,7 @@ from ppml_airflow.protocol.messages import (
     RunView,
     StepStatus,
 )
+from ppml_airflow.provenance.log import Consistency
 from ppml_airflow.signing import Envelope
 from ppml_airflow.units import KIB, MIB, Digest
 
@@ -55,6 +56,7 @@ class Route:
     answer: object = None
     needs_token: bool = False
     max_body_bytes: int = 256 * KIB
+    media_type: str = "application/json"
 
 
 def _scoped(broker: Broker, call: Call) -> str:
@@ -125,7 +127,20 @@ def _put(handle: Callable[..., Digest]) -> Callable[[Broker, Call], object]:
     return lambda broker, call: {"digest": handle(broker, envelope=call.body)}
 
 
+def _size(call: Call, name: str) -> int:
+    """A number of log entries in the path.
+
+    Raises:
+        MalformedInputError: not one, or not written the usual way.
+    """
+    text = call.path[name]
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and str(int(text)) == text):
+        raise MalformedInputError(f"{name} is {text[:20]!r}, wanted a number of log entries")
+    return int(text)
+
+
 PPML = "/ppml/v1"
+TEXT = "text/plain; charset=utf-8"
 ROUTES: tuple[Route, ...] = (
     Route(
         method="GET", path=f"{PPML}/health", summary="Whether the broker works", handle=_health, answer=dict[str, str]
@@ -300,5 +315,28 @@ ROUTES: tuple[Route, ...] = (
         handle=lambda broker, call: releases.release(broker, request=call.body),
         body=ReleaseRequest,
         answer=ReleaseAnswer,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/log/checkpoint",
+        summary="The log's head, a C2SP checkpoint that the broker signs",
+        handle=lambda broker, _call: logs.checkpoint(broker),
+        media_type=TEXT,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/log/consistency/{{first}}/{{second}}",
+        summary="That the log of `second` entries begins with the log of `first`",
+        handle=lambda broker, call: logs.prove_consistency(
+            broker, first=_size(call, "first"), second=_size(call, "second")
+        ),
+        answer=Consistency,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/log/proofs/{{digest}}",
+        summary="That a document stands in the log: a C2SP tlog-proof, whose extra data is the entry",
+        handle=lambda broker, call: logs.prove_entry(broker, digest=call.path["digest"]),
+        media_type=TEXT,
     ),
 )

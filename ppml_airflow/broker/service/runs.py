@@ -52,7 +52,7 @@ def open_run(broker: Broker, *, request: OpenRun) -> RunView:
             params=request.params,
             claimed=request.claimed,
             run_id=secrets.token_hex(16),
-            epoch=broker.epoch,
+            epoch=ledger.epoch,
             now=ledger.now,
         )
         envelope = broker.signing_key.sign(run)

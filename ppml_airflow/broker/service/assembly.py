@@ -1,0 +1,62 @@
+"""Puts a broker together from the files that `broker.yaml` names."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ppml_airflow import canonical
+from ppml_airflow.attestation.roots import INTEL_ROOT, TrustRoot
+from ppml_airflow.broker.service.anchor import Anchor
+from ppml_airflow.broker.service.broker import Broker
+from ppml_airflow.broker.service.leases import RELEASE_KEK
+from ppml_airflow.broker.settings import BrokerSettings
+from ppml_airflow.broker.store import Store
+from ppml_airflow.domain.documents import Domain
+from ppml_airflow.errors import ConfigurationError, UnavailableError
+from ppml_airflow.keys.keystore import KeystoreFile
+from ppml_airflow.signing import SigningKey
+
+
+def build_broker(settings: BrokerSettings) -> Broker:
+    """Put the broker together from its files.
+
+    Raises:
+        ConfigurationError: a file is missing or wrong, or roots and domain do not match.
+    """
+    domain = canonical.decode(_read(settings.domain), into=Domain)
+    keystore = KeystoreFile.load(settings.keystore, passphrase=_read(settings.passphrase).strip())
+    try:
+        keystore.create_key(RELEASE_KEK)
+    except ConfigurationError as error:
+        if error.code != "key_exists":
+            raise
+    roots = tuple(TrustRoot(_read(path)) for path in settings.tee_roots)
+    if not roots and domain.trust == "hardware":
+        roots = (INTEL_ROOT,)
+
+    def collateral() -> bytes:
+        try:
+            return settings.collateral.read_bytes()
+        except OSError as error:
+            raise UnavailableError(f"collateral {settings.collateral} cannot be read", code="no_collateral") from error
+
+    signing_key = SigningKey.load(settings.signing_key)
+    return Broker(
+        domain=domain,
+        signing_key=signing_key,
+        store=Store.file(settings.database),
+        kms=keystore,
+        dataset_keys=settings.dataset_keys,
+        roots=roots,
+        collateral=collateral,
+        clock=lambda: datetime.now(UTC),
+        anchor=Anchor(settings.anchor, key=signing_key),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"file {path} cannot be read: {error.strerror}") from error
