@@ -35,9 +35,9 @@ from ppml_airflow.attestation.policy import (
     refuse_repeated,
 )
 from ppml_airflow.attestation.roots import RootKeyId
-from ppml_airflow.errors import ConfigurationError, MalformedInputError
+from ppml_airflow.errors import MalformedInputError
 from ppml_airflow.units import Digest, Name
-from ppml_airflow.yaml_files import parse_yaml
+from ppml_airflow.yaml_files import InvalidFileError, parse_yaml
 
 NO_DOMAIN: Digest = "sha256:" + "0" * 64
 """A policy file names no domain; so it is read where there is none, as for a quote outside a session."""
@@ -52,13 +52,14 @@ def parse_policy_file(text: str, *, domain_id: Digest, name: str = "policy file"
         name: what errors call the file.
 
     Raises:
-        ConfigurationError: not such a file; `InvalidFileError` with every mistake and its line where it is YAML.
+        ConfigurationError: not YAML.
+        InvalidFileError: not such a file: every mistake with its line.
     """
     fields = parse_yaml(text, into=_PolicyFile, name=name).model_dump(exclude_none=True)
     try:
         return canonical.convert({**fields, "domain_id": domain_id}, into=Policy)
     except MalformedInputError as error:
-        raise ConfigurationError(f"{name}: {error.message}") from error
+        raise InvalidFileError((f"{name}: {error.message}",)) from error
 
 
 def format_policy_file(policy: Policy) -> str:
