@@ -11,9 +11,10 @@ import click
 
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.policy_files import NO_DOMAIN, parse_policy_file
-from ppml_airflow.attestation.quotes.files import MAX_TEXT_BYTES
+from ppml_airflow.attestation.quotes.files import MAX_TEXT_BYTES, parse_quote_file
 from ppml_airflow.attestation.quotes.judgement import Examination, QuoteReport, examine_quote
 from ppml_airflow.attestation.verification import MAX_COLLATERAL_BYTES
+from ppml_airflow.cli.collateral import load_kept
 from ppml_airflow.cli.terminal import plain
 from ppml_airflow.cli.verify import read_bounded
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, VerificationError
@@ -34,7 +35,7 @@ def judging_options(command: F) -> F:
         click.option("--trust-root", metavar="FILE", type=FILE, help="PEM of the only root that counts."),
         click.option("--at", "moment", required=True, metavar="TIME", help="When to judge: 2026-03-01T00:00:00Z; UTC."),
         click.option(
-            "--collateral", required=True, metavar="FILE", type=FILE, help="DCAP JSON, or AMD's chain as PEM."
+            "--collateral", metavar="FILE", type=FILE, help="DCAP JSON, or AMD's chain as PEM; else what is kept."
         ),
     ):
         command = option(command)
@@ -42,16 +43,21 @@ def judging_options(command: F) -> F:
 
 
 def examine_file(
-    quote: Path, *, collateral: Path, moment: str, trust_root: Path | None, policy: Policy | None
+    quote: Path, *, collateral: Path | None, moment: str, trust_root: Path | None, policy: Policy | None
 ) -> Examination:
-    """Judge the quote in a file.
+    """Judge the quote in a file; without a file of collateral by what `ppml collateral` keeps.
 
     Raises:
         ConfigurationError: a file cannot be read or is too long, no trust root, or no time.
+        UnavailableError: no collateral of its platform is kept.
+        MalformedInputError: nothing is named, and the quote does not say of which platform it is.
     """
+    text = read_bounded(quote, what="quote", max_bytes=MAX_TEXT_BYTES)
     return examine_quote(
-        read_bounded(quote, what="quote", max_bytes=MAX_TEXT_BYTES),
-        collateral=read_bounded(collateral, what="collateral", max_bytes=MAX_COLLATERAL_BYTES),
+        text,
+        collateral=read_bounded(collateral, what="collateral", max_bytes=MAX_COLLATERAL_BYTES)
+        if collateral
+        else load_kept(parse_quote_file(text)[1]),
         trust_root=read_small(trust_root, what="trust root") if trust_root else None,
         policy=policy,
         now=parse_moment(moment),

@@ -70,6 +70,11 @@ class Home:
         """The simulated platform, for the quoting service only."""
         return self.path / "tee"
 
+    @property
+    def collateral(self) -> Path:
+        """Collateral of platforms, as `ppml collateral` keeps it."""
+        return self.path / "collateral"
+
     def image(self, name: str) -> Path:
         """A trusted image as it is set up."""
         return self.path / "images" / name

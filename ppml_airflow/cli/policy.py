@@ -63,7 +63,7 @@ def check(context: click.Context, file: Path, *, as_json: bool) -> None:
 @click.option("--evidence", required=True, metavar="QUOTE", type=FILE, help="Quote or report: raw, hex or base64.")
 @judging_options
 def explain(
-    name: str, *, evidence: Path, collateral: Path, moment: str, trust_root: Path | None, as_json: bool
+    name: str, *, evidence: Path, collateral: Path | None, moment: str, trust_root: Path | None, as_json: bool
 ) -> None:
     """Judge evidence by a policy, clause by clause: got, wanted, what to do.
 

@@ -35,7 +35,7 @@ def verify(
     *,
     policy_file: Path | None,
     explain: bool,
-    collateral: Path,
+    collateral: Path | None,
     moment: str,
     trust_root: Path | None,
     as_json: bool,

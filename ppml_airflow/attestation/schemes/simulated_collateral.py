@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from ppml_airflow.attestation.schemes.sgx_quote import sign_raw
 from ppml_airflow.attestation.schemes.simulated_pki import (
@@ -43,6 +44,8 @@ class Conditions:
     """Of the only TCB level; above `COMPONENT_SVN` the platform matches no level."""
     fmspc: bytes = FMSPC
     evaluation_number: int = 1
+    list_number: int = 1
+    """Of both revocation lists."""
     lifetime: timedelta = COLLATERAL_LIFETIME
 
 
@@ -68,11 +71,12 @@ def make_collateral(
     tcb_info = _compact({**_tcb_info(conditions), **dates})
     qe_identity = _compact({**_qe_identity(conditions), **dates})
     revoked = (pck.certificate.serial_number,) if conditions.is_platform_revoked else ()
+    lists: Any = {"now": issued, "lifetime": conditions.lifetime, "number": conditions.list_number}
     signing_chain = (tcb.pem + root.pem).decode()
     collateral = {
         "pck_crl_issuer_chain": (ca.pem + root.pem).decode(),
-        "root_ca_crl": make_revocation_list(root, revoked=(), now=issued, lifetime=conditions.lifetime).hex(),
-        "pck_crl": make_revocation_list(ca, revoked=revoked, now=issued, lifetime=conditions.lifetime).hex(),
+        "root_ca_crl": make_revocation_list(root, revoked=(), **lists).hex(),
+        "pck_crl": make_revocation_list(ca, revoked=revoked, **lists).hex(),
         "tcb_info_issuer_chain": signing_chain,
         "tcb_info": tcb_info,
         "tcb_info_signature": sign_raw(tcb_info.encode(), key=tcb.key).hex(),

@@ -99,7 +99,7 @@ def make_leaf(
 
 
 def make_revocation_list(
-    issuer: CertifiedKey, *, revoked: tuple[int, ...], now: datetime, lifetime: timedelta
+    issuer: CertifiedKey, *, revoked: tuple[int, ...], now: datetime, lifetime: timedelta, number: int = 1
 ) -> bytes:
     """Sign a list of revoked serial numbers, DER. CRLNumber and AuthorityKeyIdentifier are what verifiers insist on."""
     builder = (
@@ -107,7 +107,7 @@ def make_revocation_list(
         .issuer_name(issuer.certificate.subject)
         .last_update(now)
         .next_update(now + lifetime)
-        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(_authority_key(issuer.key), critical=False)
     )
     for serial in revoked:
