@@ -19,7 +19,8 @@ class BrokerSettings(pydantic.BaseModel):
     domain: Path
     """domain.json of the owners."""
     signing_key: Path
-    database: Path
+    database: str
+    """Path of an SQLite file, or `postgresql://user@host/name?passfile=/path`, which several instances may share."""
     anchor: Path
     """File with the log's newest signed head; better on another disk than the database."""
     keystore: Path
@@ -44,5 +45,7 @@ def load_settings(path: Path) -> BrokerSettings:
 
 def _absolute(settings: BrokerSettings, *, base: Path) -> dict[str, object]:
     absolute: dict[str, object] = {name: base / value for name, value in settings if isinstance(value, Path)}
+    if "://" not in settings.database:
+        absolute["database"] = str(base / settings.database)
     absolute["tee_roots"] = tuple(base / root for root in settings.tee_roots)
     return absolute

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from ppml_airflow import canonical
+from ppml_airflow import canonical, merkle
 from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import NonNegative
 from ppml_airflow.errors import VerificationError
-from ppml_airflow.provenance import merkle
 from ppml_airflow.units import Digest, HexId, Instant
 
 LogKind = Literal[

@@ -18,8 +18,8 @@ from ppml_airflow import canonical
 from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import NonNegative
 from ppml_airflow.errors import MalformedInputError, VerificationError
+from ppml_airflow.merkle import HASH_BYTES
 from ppml_airflow.provenance.log import Checkpoint, LogEntry, LogProof, verify_log
-from ppml_airflow.provenance.merkle import HASH_BYTES
 from ppml_airflow.signing import PublicKey, SigningKey, verify_signature
 from ppml_airflow.units import Digest
 

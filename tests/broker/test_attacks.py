@@ -33,6 +33,8 @@ from ppml_airflow.units import format_instant
 from tests.support.broker_world import PIPELINE, Guest, World, one_step
 from tests.support.simulated_run import AGGREGATE, SUMMARISE
 
+STORES = ("sqlite", "postgresql, slow")
+
 
 def refused(kind: type[PpmlError], code: str) -> pytest.RaisesExc[PpmlError]:
     return pytest.RaisesExc(kind, check=lambda error: error.code == code)

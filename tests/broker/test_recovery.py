@@ -27,6 +27,9 @@ from ppml_airflow.signing import SigningKey
 from tests.broker.test_process import write_home
 from tests.support.broker_world import Guest, World
 
+STORES = ("sqlite",)
+"""The tests roll the database's file back."""
+
 
 @contextmanager
 def refused(error: type[PpmlError], code: str) -> Iterator[None]:

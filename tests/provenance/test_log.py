@@ -5,9 +5,8 @@ import hashlib
 import msgspec
 import pytest
 
-from ppml_airflow import canonical
+from ppml_airflow import canonical, merkle
 from ppml_airflow.errors import VerificationError
-from ppml_airflow.provenance import merkle
 from ppml_airflow.provenance.log import (
     EMPTY_ROOT,
     Checkpoint,

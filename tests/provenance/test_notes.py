@@ -7,9 +7,8 @@ import base64
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ppml_airflow import canonical
+from ppml_airflow import canonical, merkle
 from ppml_airflow.errors import MalformedInputError, PpmlError, VerificationError
-from ppml_airflow.provenance import merkle
 from ppml_airflow.provenance.log import Checkpoint, LogEntry, prove
 from ppml_airflow.provenance.notes import (
     SignedHead,

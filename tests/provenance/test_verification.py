@@ -9,13 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from ppml_airflow import canonical
+from ppml_airflow import canonical, merkle
 from ppml_airflow.attestation.policy import ImageReference
 from ppml_airflow.attestation.roots import INTEL_ROOT
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.domain.documents import DatasetVersion, Lease, Pins
 from ppml_airflow.errors import PolicyDeniedError, PpmlError, VerificationError
-from ppml_airflow.provenance import merkle
 from ppml_airflow.provenance.log import Checkpoint, prove_consistency
 from ppml_airflow.provenance.report import PassportReport
 from ppml_airflow.provenance.verification import verify_passport

@@ -75,6 +75,8 @@ class World:
     keystore: KeystoreFile
     steps: tuple[Step, ...] = (AGGREGATE, SUMMARISE)
     runs_per_slot: int = 1
+    database: str = ""
+    """An SQLite file in the folder, if none is named."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ class World:
         self.broker = Broker(
             domain=self.owners.domain,
             signing_key=self.owners.broker,
-            store=Store.file(self.folder / "broker.db"),
+            store=Store.open(self.database or str(self.folder / "broker.db")),
             kms=self.keystore,
             dataset_keys=self.folder,
             roots=(self.platform.root,),

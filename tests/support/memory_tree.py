@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ppml_airflow.provenance import merkle
+from ppml_airflow import merkle
 from ppml_airflow.provenance.log import LogEntry, leaf_of
 
 

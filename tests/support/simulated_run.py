@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ppml_airflow import canonical
+from ppml_airflow import canonical, merkle
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
@@ -41,7 +41,6 @@ from ppml_airflow.domain.documents import (
 )
 from ppml_airflow.domain.jobs import build_job
 from ppml_airflow.domain.slots import slot_of
-from ppml_airflow.provenance import merkle
 from ppml_airflow.provenance.log import Checkpoint, LogEntry, LogKind, prove
 from ppml_airflow.provenance.passport import (
     EvidenceRecord,

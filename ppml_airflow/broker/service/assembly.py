@@ -45,7 +45,7 @@ def build_broker(settings: BrokerSettings) -> Broker:
     return Broker(
         domain=domain,
         signing_key=signing_key,
-        store=Store.file(settings.database),
+        store=Store.open(settings.database),
         kms=keystore,
         dataset_keys=settings.dataset_keys,
         roots=roots,

@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ppml_airflow import canonical
+from ppml_airflow import canonical, merkle
 from ppml_airflow.broker import store
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.provenance import log, merkle
+from ppml_airflow.provenance import log
 from ppml_airflow.provenance.log import Checkpoint, Consistency, LogEntry, LogKind, LogProof
 from ppml_airflow.units import Digest, Instant
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ppml_airflow import merkle
 from ppml_airflow.errors import VerificationError
-from ppml_airflow.provenance import merkle
 from tests.support.memory_tree import reader_of_leaves
+from tests.support.rfc9162 import audit_path, mth, subproof
 
 LEAVES = tuple(
     map(
@@ -58,46 +59,6 @@ CONSISTENCY = (
            "b08693ec2e721597130641e8211e7eedccb4c26413963eee6c1e2ed16ffb1a5f"
            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7"),
 )  # fmt: skip
-
-
-# ---------------------------------------------------------------- RFC 9162 read literally, over lists of leaves
-
-
-def mth(leaves: list[bytes]) -> bytes:
-    """MTH(D_n) of section 2.1.1."""
-    if not leaves:
-        return hashlib.sha256().digest()
-    if len(leaves) == 1:
-        return hashlib.sha256(b"\x00" + leaves[0]).digest()
-    k = split(len(leaves))
-    return hashlib.sha256(b"\x01" + mth(leaves[:k]) + mth(leaves[k:])).digest()
-
-
-def audit_path(m: int, leaves: list[bytes]) -> list[bytes]:
-    """PATH(m, D_n) of section 2.1.3.1."""
-    if len(leaves) == 1:
-        return []
-    k = split(len(leaves))
-    if m < k:
-        return [*audit_path(m, leaves[:k]), mth(leaves[k:])]
-    return [*audit_path(m - k, leaves[k:]), mth(leaves[:k])]
-
-
-def subproof(m: int, leaves: list[bytes], *, b: bool) -> list[bytes]:
-    """SUBPROOF(m, D_n, b) of section 2.1.4.1."""
-    if m == len(leaves):
-        return [] if b else [mth(leaves)]
-    k = split(len(leaves))
-    if m <= k:
-        return [*subproof(m, leaves[:k], b=b), mth(leaves[k:])]
-    return [*subproof(m - k, leaves[k:], b=False), mth(leaves[:k])]
-
-
-def split(n: int) -> int:
-    k = 1
-    while 2 * k < n:
-        k *= 2
-    return k
 
 
 def leaves_of(count: int) -> list[bytes]:

@@ -1,18 +1,12 @@
-"""What the broker keeps: one database, one transaction per decision.
+"""The broker's tables. They use nothing that one of SQLite and PostgreSQL lacks; a change comes with a migration.
 
 Rows hold signed documents as they came; their signatures are verified at every use, so editing this database gives
-nobody a key. SQLite here; the schema uses nothing that PostgreSQL lacks.
+nobody a key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
 
 SCHEMA = sa.MetaData()
 
@@ -183,55 +177,10 @@ log_node = sa.Table(
     sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("hash", sa.LargeBinary, nullable=False),
 )
-"""The hash of each complete subtree of the log, by its number (`provenance.merkle.node`)."""
+"""The hash of each complete subtree of the log, by its number (`merkle.node`)."""
 recovery = sa.Table(
     "recovery",
     SCHEMA,
     sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("digest", sa.String, nullable=False),
 )
-
-
-class Store:
-    """The database. Every write happens inside `transaction()`, which is exclusive among writers."""
-
-    def __init__(self, url: str) -> None:
-        self._engine = _sqlite_engine(url) if url.startswith("sqlite") else sa.create_engine(url)
-        SCHEMA.create_all(self._engine)
-
-    @classmethod
-    def file(cls, path: Path) -> Store:
-        """Open or create an SQLite file, readable by its owner only."""
-        path.touch(mode=0o600, exist_ok=True)
-        return cls(f"sqlite:///{path}")
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """One decision: committed whole, or not at all."""
-        with self._engine.begin() as connection:
-            yield connection
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
-
-
-def one(connection: Connection, query: sa.Select[Any]) -> sa.Row[Any] | None:
-    """The only row of a query, or None."""
-    return connection.execute(query).one_or_none()
-
-
-def _sqlite_engine(url: str) -> Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
-
-    @sa.event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # SQLAlchemy's own BEGIN below, instead of the driver's lazy one
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine

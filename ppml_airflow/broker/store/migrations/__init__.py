@@ -1,0 +1,1 @@
+"""Alembic's migrations of the broker's database; `broker.store.upgrade` runs them."""
