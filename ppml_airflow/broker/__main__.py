@@ -1,38 +1,15 @@
-"""`python -m ppml_airflow.broker --config broker.yaml`: serve until a signal ends it."""
+"""`python -m ppml_airflow.broker --config broker.yaml`: what `ppml broker serve` does, for a supervisor."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
-import uvicorn
-from fastapi import FastAPI
 
-from ppml_airflow.broker.service.api import create_app
-from ppml_airflow.broker.service.assembly import build_broker
-from ppml_airflow.broker.service.callers import load_callers
-from ppml_airflow.broker.service.recovery import require_anchored
-from ppml_airflow.broker.settings import load_settings
+from ppml_airflow.broker.service.serving import run
 from ppml_airflow.errors import PpmlError
-from ppml_airflow.protocol.listening import listening_socket
-
-logger = logging.getLogger("ppml.broker")
-
-
-def serve(app: FastAPI, *, listen: Sequence[str]) -> None:
-    """Serve on every address until SIGTERM or SIGINT.
-
-    Raises:
-        ConfigurationError: an address cannot be bound.
-    """
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(listening_socket(address)) for address in listen]
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
-        uvicorn.Server(config).run(sockets=sockets)
 
 
 @click.command()
@@ -41,12 +18,7 @@ def main(config: Path) -> None:
     """Serve the broker."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = load_settings(config)
-        broker = build_broker(settings)
-        require_anchored(broker)
-        app = create_app(broker, callers=lambda: load_callers(settings.tokens))
-        logger.info("broker of domain %s, trust: %s", broker.domain.name, broker.domain.trust)
-        serve(app, listen=settings.listen)
+        run(config)
     except PpmlError as error:
         click.echo(f"ppml broker: {error}", err=True)
         sys.exit(error.exit_code)

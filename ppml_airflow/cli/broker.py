@@ -1,7 +1,8 @@
-"""`ppml broker recover | checkpoint | prove`: what the broker's operator and its auditors do with its log."""
+"""`ppml broker serve | recover | checkpoint | prove`: what the broker's operator and its auditors do with its log."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -12,6 +13,9 @@ from ppml_airflow.errors import ConfigurationError, VerificationError
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.units import spell_trust
 
+_CONFIG = click.option(
+    "--config", type=click.Path(dir_okay=False, path_type=Path), help="broker.yaml; this installation's by default."
+)
 _URL = click.option("--url", help="The broker's address; this installation's by default.")
 
 
@@ -21,7 +25,17 @@ def broker() -> None:
 
 
 @broker.command()
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="broker.yaml; this installation's.")
+@_CONFIG
+def serve(*, config: Path | None) -> None:
+    """Serve a broker until a signal ends it."""
+    from ppml_airflow.broker.service.serving import run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    run(config or Home.default().broker / "broker.yaml")
+
+
+@broker.command()
+@_CONFIG
 @click.option("--accept", is_flag=True, help="Go on without what is lost.")
 def recover(*, config: Path | None, accept: bool) -> None:
     """Show what a rolled back store has lost; with --accept, go on from it in a new epoch.

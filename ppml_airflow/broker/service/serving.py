@@ -1,0 +1,48 @@
+"""The broker as a process: put together from `broker.yaml`, compared with its anchor, served until a signal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from ppml_airflow.broker.service.api import create_app
+from ppml_airflow.broker.service.assembly import build_broker
+from ppml_airflow.broker.service.callers import load_callers
+from ppml_airflow.broker.service.recovery import require_anchored
+from ppml_airflow.broker.settings import load_settings
+from ppml_airflow.protocol.listening import listening_socket
+
+logger = logging.getLogger("ppml.broker")
+
+
+def run(config: Path) -> None:
+    """Serve the broker that a file describes until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: a file is missing or wrong, or an address cannot be bound.
+        VerificationError: the store is behind its anchor.
+        UnavailableError: the database does not answer.
+    """
+    settings = load_settings(config)
+    broker = build_broker(settings)
+    require_anchored(broker)
+    app = create_app(broker, callers=lambda: load_callers(settings.tokens))
+    logger.info("broker of domain %s, trust: %s", broker.domain.name, broker.domain.trust)
+    serve(app, listen=settings.listen)
+
+
+def serve(app: FastAPI, *, listen: Sequence[str]) -> None:
+    """Serve on every address until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: an address cannot be bound.
+    """
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(listening_socket(address)) for address in listen]
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+        uvicorn.Server(config).run(sockets=sockets)
