@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import duckdb
 import pytest
 
-from tests.support.commands import Commands, processes_of
-from tests.support.ready_images import take_over_images
+from tests.support.commands import Commands
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 QUESTION = """SELECT hlthp AS poor, count(*) AS people, max(disea) AS most
 FROM visits WHERE idp IN (SELECT individual_deductible FROM plans)
 GROUP BY hlthp ORDER BY hlthp"""
-
-
-@pytest.fixture(scope="module")
-def ppml() -> Iterator[Commands]:
-    home = Path(tempfile.mkdtemp(prefix="ppml-"))
-    take_over_images(home, "spark")
-    yield Commands(home)
-    left = processes_of(home)
-    shutil.rmtree(home, ignore_errors=True)
-    assert left == []
 
 
 def ask(ppml: Commands, statement: str, *, expect: int = 0) -> str:

@@ -23,7 +23,7 @@ import pytest
 from tests.support.commands import PPML, Commands, processes_of
 from tests.support.pi import estimate_of_pi
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 LAST = ("result", "passport", "verify")
 
 
@@ -59,6 +59,7 @@ def test_the_demo_prints_a_line_per_stage_and_its_passport_verifies(ppml: Comman
     assert processes_of(ppml.home) == []
 
 
+@pytest.mark.slow
 def test_another_file_and_another_query_give_that_querys_answer(ppml: Commands, tmp_path: Path) -> None:
     sales, query = tmp_path / "sales.csv", tmp_path / "query.sql"
     sales.write_text("shop,amount,day\n" + "".join(f"shop{n % 7},{n}.25,2026-01-{n % 28 + 1:02}\n" for n in range(999)))
@@ -84,18 +85,21 @@ def test_an_approved_job_file_estimates_pi_by_demo_and_by_run(ppml: Commands) ->
         params["seed"] += 1
 
 
+@pytest.mark.slow
 def test_params_out_of_bounds_fail_the_demo(ppml: Commands) -> None:
     failed = ppml("demo", "--conf", '{"minimum_people": 1}', expect=1)
     assert "result:" not in failed.stdout
     assert "failed" in failed.stderr
 
 
+@pytest.mark.slow
 def test_a_query_that_names_no_column_is_explained_and_fails_before_any_key(ppml: Commands, tmp_path: Path) -> None:
     (tmp_path / "query.sql").write_text("SELECT nonsense FROM plans")
     failed = ppml("demo", "--sql", str(tmp_path / "query.sql"), expect=1)
     assert re.search(r"nonsense.*coinsurance", failed.stdout, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_a_file_of_the_image_that_somebody_changed_is_denied_until_the_owner_accepts(ppml: Commands) -> None:
     (ppml.home / "images" / "spark" / "image" / "README.md").open("a").write("changed\n")
     measured = ppml("image", "measure", "--diff").stdout
@@ -121,6 +125,7 @@ def read_until(process: subprocess.Popen[str], beginning: str) -> str:
     raise AssertionError(f"ended without a line that begins with {beginning}:\n{''.join(read)}")
 
 
+@pytest.mark.slow
 def test_dev_runs_again_when_the_query_is_saved(ppml: Commands) -> None:
     dag = ppml.home / "dags" / "nightly_analytics.py"
     question = dag.with_suffix(".yaml")
@@ -138,6 +143,8 @@ def test_dev_runs_again_when_the_query_is_saved(ppml: Commands) -> None:
     assert processes_of(ppml.home) == []
 
 
+@pytest.mark.kill
+@pytest.mark.slow
 def test_a_demo_that_is_killed_leaves_no_process(ppml: Commands) -> None:
     demo = started(ppml, "demo")
     read_until(demo, "step aggregate: leased")

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +14,7 @@ import pytest
 from tests.support.commands import Commands, processes_of
 from tests.support.stream_answers import page_windows, records, word_counts
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def ppml() -> Iterator[Commands]:
-    home = Path(tempfile.mkdtemp(prefix="ppml-"))
-    yield Commands(home)
-    left = processes_of(home)
-    shutil.rmtree(home, ignore_errors=True)
-    assert left == []
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def rows(ppml: Commands, *arguments: str) -> list[dict[str, str]]:
@@ -51,6 +39,7 @@ def test_windows_of_event_time_are_those_that_python_counts(ppml: Commands) -> N
     assert processes_of(ppml.home) == []
 
 
+@pytest.mark.slow
 def test_words_are_those_that_python_counts(ppml: Commands) -> None:
     conf = {"minimum": 7, "letters": 5}
     found = rows(ppml, "--dag", "flink_word_count", "--conf", json.dumps(conf))
@@ -59,6 +48,7 @@ def test_words_are_those_that_python_counts(ppml: Commands) -> None:
     assert processes_of(ppml.home) == []
 
 
+@pytest.mark.slow
 def test_a_stream_without_the_column_of_its_event_time_is_refused_in_full(ppml: Commands, tmp_path: Path) -> None:
     path = tmp_path / "clicks.jsonl"
     path.write_text('{"when": "2026-01-01T00:00:00Z", "page": "/", "visitor": 1}\n')

@@ -135,6 +135,7 @@ def test_a_model_of_the_wrong_shape_ends_with_one_word_and_no_output(ppml: Comma
     assert "model takes ['values']; bound are ['bytes']" in ppml("logs", newest.stem).stdout
 
 
+@pytest.mark.slow
 def test_a_missing_column_is_named_before_anything_runs(ppml: Commands, sources: Path) -> None:
     pq.write_table(pa.table({"sample": [1], "bytes": [b"1"]}), sources / "other.parquet")
     done = ppml(*arguments(sources, samples="other.parquet"), expect=2)

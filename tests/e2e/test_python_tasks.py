@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.support.commands import Commands, processes_of
-from tests.support.ready_images import CHECKOUT, take_over_images
+from tests.support.ready_images import CHECKOUT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 DAG_FILE = CHECKOUT / "dags" / "enclave_task.py"
@@ -32,16 +29,6 @@ def fails(visits):
 with DAG("failing", schedule=None, start_date=pendulum.datetime(2026, 1, 1), max_active_runs=1):
     EncryptOperator(dataset="visits") >> fails()
 """
-
-
-@pytest.fixture(scope="module")
-def ppml() -> Iterator[Commands]:
-    home = Path(tempfile.mkdtemp(prefix="ppml-"))
-    take_over_images(home, "python")
-    yield Commands(home)
-    left = processes_of(home)
-    shutil.rmtree(home, ignore_errors=True)
-    assert left == []
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +67,7 @@ def test_a_function_that_fails_says_one_word_and_leaves_no_output(ppml: Commands
     assert f"canary-{pd.read_csv(visits)['mdvis'].sum()}" in ppml("logs", newest.stem).stdout
 
 
+@pytest.mark.slow
 def test_a_missing_column_is_named_before_anything_runs(ppml: Commands, tmp_path: Path) -> None:
     file = tmp_path / "visits.csv"
     file.write_text("mdvis,age\n1,2\n")

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from tests.support import tpch
-from tests.support.commands import Commands, processes_of
-from tests.support.ready_images import take_over_images
+from tests.support.commands import Commands
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 PERSON_YEARS = """
@@ -25,16 +21,6 @@ PERSON_YEARS = """
         ON individual_deductible = idp AND coinsurance = round(exp(lncoins)) - 1
     WHERE disea >= {diseases}
 """
-
-
-@pytest.fixture(scope="module")
-def ppml() -> Iterator[Commands]:
-    home = Path(tempfile.mkdtemp(prefix="ppml-"))
-    take_over_images(home, "spark")
-    yield Commands(home)
-    left = processes_of(home)
-    shutil.rmtree(home, ignore_errors=True)
-    assert left == []
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +61,7 @@ def test_the_passport_verifies_and_tells_the_disclosed_count(said: str, person_y
     assert f"person_years {count}" in told.replace("=", " ").replace(":", "")
 
 
+@pytest.mark.slow
 def test_a_source_that_lacks_a_column_is_named_with_those_that_are_there(ppml: Commands, tmp_path: Path) -> None:
     (tmp_path / "plans.csv").write_text("coinsurance,plan\n0,free care\n")
     failed = ppml("demo", "--dag", "spark_sql", "--source", str(tmp_path / "plans.csv"), expect=1)

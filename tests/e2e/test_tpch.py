@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from ppml_airflow.cli.sources import demo_source
 from tests.support import tpch
-from tests.support.commands import Commands, processes_of
-from tests.support.ready_images import take_over_images
+from tests.support.commands import Commands
+from tests.support.ready_images import CHECKOUT
 
+DAG_FILE = str(CHECKOUT / "dags" / "tpch.py")
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
-
-
-@pytest.fixture(scope="module")
-def ppml() -> Iterator[Commands]:
-    home = Path(tempfile.mkdtemp(prefix="ppml-"))
-    take_over_images(home, "spark")
-    yield Commands(home)
-    left = processes_of(home)
-    shutil.rmtree(home, ignore_errors=True)
-    assert left == []
 
 
 def opened(ppml: Commands, output: str) -> Path:
@@ -68,8 +57,10 @@ def test_22_of_22_answers_are_duckdbs_and_each_has_its_time(ppml: Commands) -> N
     assert report.count("<rect") == 22
 
 
+@pytest.mark.slow
 def test_a_table_that_lacks_a_column_ends_the_run_before_any_key(ppml: Commands, tmp_path: Path) -> None:
-    source, cut = tables(ppml, "0.01") / "nation.parquet", tmp_path / "nation.parquet"
+    source = demo_source("nation", folder=tmp_path, params={"scale_factor": "0.01"})
+    cut = tmp_path / "nation.parquet"
     duckdb.sql(f"COPY (SELECT * EXCLUDE (n_name) FROM '{source}') TO '{cut}' (FORMAT parquet)")  # noqa: S608
     failed = ppml("demo", "--dag", "tpch", "--source", str(cut), expect=1)
     assert "input nation has no column n_name" in failed.stdout
@@ -78,7 +69,7 @@ def test_a_table_that_lacks_a_column_ends_the_run_before_any_key(ppml: Commands,
 
 @pytest.mark.slow
 def test_22_of_22_answers_are_duckdbs_at_scale_factor_a_tenth_in_the_last_of_two_passes(ppml: Commands) -> None:
-    run(ppml, "run", str(ppml.home / "dags" / "tpch.py"), scale_factor="0.1", passes=2)
+    run(ppml, "run", DAG_FILE, scale_factor="0.1", passes=2)
     assert wrong_answers(ppml, "0.1") == {}
     timings = duckdb.sql(f"FROM read_csv('{opened(ppml, 'tpch_timings.csv')}')").fetchall()
     assert [(query, number) for query, number, _ in timings] == [(q, n) for n in (1, 2) for q in tpch.QUERIES]
@@ -86,7 +77,7 @@ def test_22_of_22_answers_are_duckdbs_at_scale_factor_a_tenth_in_the_last_of_two
 
 @pytest.mark.slow
 def test_one_chosen_query_leaves_the_other_answers_without_rows(ppml: Commands) -> None:
-    run(ppml, "run", str(ppml.home / "dags" / "tpch.py"), query="q06")
+    run(ppml, "run", DAG_FILE, query="q06")
     wanted = tpch.database(tables(ppml, "0.01")).sql(tpch.query_text("q06")).fetchall()
     assert tpch.differences(tpch.opened_answer(opened(ppml, "tpch_q06.csv")), wanted) == []
     assert tpch.opened_answer(opened(ppml, "tpch_q01.csv")) == []

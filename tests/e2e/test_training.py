@@ -8,12 +8,8 @@ random start no seed fixes.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +18,15 @@ import pytest
 from ppml_airflow.cli.sources import demo_source
 from tests.support import trained_models
 from tests.support.commands import PPML, Commands, processes_of
+from tests.support.ready_images import CHECKOUT, require_image
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-CHECKOUT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 DAGS = CHECKOUT / "dags"
-HERE = Path(os.environ.get("PPML_HOME", CHECKOUT / ".ppml"))
 
 
-@pytest.fixture(scope="module")
-def ppml() -> Iterator[Commands]:
-    """A home of its own with the images that are set up here already; afterwards no process of it is left."""
-    home = Path(tempfile.mkdtemp(prefix="ppml-"))
-    take_over(home, "training")
-    yield Commands(home)
-    left = processes_of(home)
-    shutil.rmtree(home, ignore_errors=True)
-    assert left == []
-
-
-def take_over(home: Path, image: str) -> None:
-    """Share an image's files, so that its gigabytes are not installed again; skips the test if it is not set up."""
-    found, target = HERE / "images" / image, home / "images" / image
-    if not found.is_dir():
-        pytest.skip(f"no image {image}: {found} does not exist (ppml image set-up {image})")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    same_disk = found.stat().st_dev == home.stat().st_dev
-    shutil.copytree(found, target, symlinks=True, copy_function=os.link if same_disk else shutil.copy2)
+@pytest.fixture(autouse=True)
+def image() -> None:
+    require_image("training")
 
 
 def train(ppml: Commands, kind: str, *options: str, **params: int) -> tuple[Path, dict[str, Any]]:
@@ -61,7 +40,7 @@ def train(ppml: Commands, kind: str, *options: str, **params: int) -> tuple[Path
 def judge(ppml: Commands, kind: str, *, model: Path, source: Path) -> dict[str, float]:
     """What the opened model is worth outside, and a reference."""
     python = ppml.home / "images" / "training" / "env" / "bin" / "python"
-    command = (str(python), "-I", trained_models.__file__, kind, str(model), str(source))
+    command = (str(python), "-I", "-B", trained_models.__file__, kind, str(model), str(source))
     judged: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return judged
 
@@ -106,24 +85,20 @@ def test_a_table_that_cannot_be_learned_from_is_refused_in_full_and_leaves_no_mo
     assert "result:" not in done.stdout
 
 
-@pytest.mark.slow
 def test_two_workers_of_xgboost_learn_what_one_learns_in_plain(ppml: Commands) -> None:
     check(ppml, "xgboost", dataset="visits", trees=40, depth=3, held_out=30, seed=5)
 
 
-@pytest.mark.slow
 def test_two_processes_of_torch_learn_to_read_and_leave_no_pickle(ppml: Commands) -> None:
     model = check(ppml, "torch", dataset="digits", epochs=12, hidden=40, held_out=20, seed=3)
     assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.onnx", "model.safetensors"]
 
 
-@pytest.mark.slow
 def test_bigdl_learns_to_read_on_a_spark_of_its_own(ppml: Commands) -> None:
-    take_over(ppml.home, "bigdl")
+    require_image("bigdl")
     check(ppml, "bigdl", dataset="digits", tolerance=0.08, epochs=10, filters=8, held_out=25, seed=2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["xgboost", "torch"])
 def test_a_training_that_is_cancelled_leaves_no_process(ppml: Commands, kind: str) -> None:
     command = (str(PPML), "run", str(DAGS / f"train_{kind}.py"))
@@ -155,7 +130,6 @@ def workers(home: Path) -> list[str]:
     return found
 
 
-@pytest.mark.slow
 def test_the_demo_of_training_ends_with_a_model(ppml: Commands) -> None:
     said = ppml("demo", "--dag", "train_mllib", "--conf", '{"iterations": 5, "seed": 4}').stdout
     told = dict(line.split(": ", 1) for line in said.splitlines()[-3:])
