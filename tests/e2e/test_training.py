@@ -8,11 +8,14 @@ random start no seed fixes.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+import pandas as pd
 import pytest
 
 from ppml_airflow.cli.sources import demo_source
@@ -128,6 +131,25 @@ def workers(home: Path) -> list[str]:
         if b"pyspark.daemon" in command or b"torch" in command:
             found.append(process)
     return found
+
+
+def test_scores_by_a_model_from_another_enclave_are_onnxruntimes(ppml: Commands, tmp_path: Path) -> None:
+    """The shipped DAG lets nobody open the model; here the analyst may, to compare."""
+    shutil.copytree(DAGS / "train_mllib", tmp_path / "train_mllib")
+    text = (DAGS / "train_and_score.py").read_text()
+    opened = text.replace('{"model": []}', '{"model": ["analyst"]}')
+    opened = opened.replace(">> PassportOperator()", '>> DecryptOperator(dataset="model") >> PassportOperator()')
+    (tmp_path / "train_and_score.py").write_text(opened)
+    conf = {"iterations": 10, "seed": 6, "minimum_risk": 0.3}
+    ppml("run", str(tmp_path / "train_and_score.py"), "--conf", json.dumps(conf))
+    folder = ppml.home / "agents" / "recipient" / "opened"
+    described = json.loads((folder / "model" / "model.json").read_text())
+    rows = pd.read_csv(ppml.home / "agents" / "owner" / "sources" / "tumours.csv")
+    session = ort.InferenceSession((folder / "model" / "model.onnx").read_bytes())
+    rows["risk"] = session.run(["probability"], {"features": rows[described["features"]].to_numpy("float32")})[0]
+    wanted = rows[rows["risk"] >= 0.3][["mean_radius", "malignant", "risk"]].reset_index(drop=True)
+    assert 100 < len(wanted) < 400
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "risks.csv"), wanted, rtol=1e-5, check_dtype=False)
 
 
 def test_the_demo_of_training_ends_with_a_model(ppml: Commands) -> None:
