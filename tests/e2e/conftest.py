@@ -1,4 +1,4 @@
-"""One home for the pipelines that need no home of their own: its images and its engine's caches are made once."""
+"""One home for the pipelines that need none of their own, and one running installation: images are set up once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import Commands, processes_of
+from tests.support.installation import Installation, installed
 from tests.support.ready_images import ready_images, take_over_images
 
 
@@ -22,3 +23,19 @@ def ppml() -> Iterator[Commands]:
     left = processes_of(home)
     shutil.rmtree(home, ignore_errors=True)
     assert left == []
+
+
+@pytest.fixture(scope="session")
+def installation() -> Iterator[Installation]:
+    """What `ppml up` starts: Airflow's services, broker, agents; nothing is approved in it."""
+    with installed() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _sources_of_its_own(request: pytest.FixtureRequest) -> None:
+    """Agents keep the sources that were named once; here no test has those of another."""
+    if "ppml" in request.fixturenames:
+        home: Path = request.getfixturevalue("ppml").home
+        for file in home.glob("agents/*/agent.yaml"):
+            file.unlink()

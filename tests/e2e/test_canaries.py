@@ -26,6 +26,7 @@ from ppml_airflow.sealing import wrapping
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.signing import Envelope
 from tests.support.commands import PPML, Commands, processes_of
+from tests.support.ready_images import take_over_images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 ENDS = ("agents/owner/sources", "agents/recipient/opened", "owner", "broker/keystore.json", "images")
@@ -34,6 +35,7 @@ ENDS = ("agents/owner/sources", "agents/recipient/opened", "owner", "broker/keys
 @pytest.fixture(scope="module")
 def ppml() -> Iterator[Commands]:
     home = Path(tempfile.mkdtemp(prefix="ppml-"))
+    take_over_images(home, "spark")
     yield Commands(home)
     left = processes_of(home)
     shutil.rmtree(home, ignore_errors=True)

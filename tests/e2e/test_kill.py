@@ -23,7 +23,7 @@ import pytest
 from ppml_airflow.errors import PpmlError, UnavailableError
 from ppml_airflow.protocol.launches import GuestEvent, GuestResult
 from tests.support.airflow_api import until
-from tests.support.installation import Installation, changed, installed
+from tests.support.installation import Installation, changed
 from tests.support.small_images import wait_until
 from tests.support.spark_guests import CASTING, SQL, SparkGuests
 
@@ -38,10 +38,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkGuests]:
 
 
 @pytest.fixture(scope="module")
-def installation() -> Iterator[Installation]:
-    with installed() as found:
-        found.approve(DAG, "--runs-per-slot", "9", "--backfill", "1")
-        yield found
+def approved(installation: Installation) -> Installation:
+    installation.approve(DAG, "--runs-per-slot", "20", "--backfill", "1")
+    return installation
 
 
 def is_java(words: list[str]) -> bool:
@@ -138,29 +137,29 @@ def run_and_kill_service(installation: Installation, name: str, *, while_state: 
     return run
 
 
-def test_a_killed_agent_seals_once(installation: Installation) -> None:
-    before = versions(installation, "visits")
+def test_a_killed_agent_seals_once(approved: Installation) -> None:
+    before = versions(approved, "visits")
     states = ("scheduled", "queued", "running", "success")
-    run_and_kill_service(installation, "owner-agent", while_state=states, task="encrypt_visits")
-    assert versions(installation, "visits") == before + 1
+    run_and_kill_service(approved, "owner-agent", while_state=states, task="encrypt_visits")
+    assert versions(approved, "visits") == before + 1
 
 
-def test_a_killed_broker_loses_nothing_that_it_issued(installation: Installation) -> None:
-    before = versions(installation, "report")
-    run = run_and_kill_service(installation, "broker", while_state=("running",), task="aggregate")
-    assert versions(installation, "report") == before + 1
-    passport = installation.airflow.xcom(DAG, run, "passport")["path"]
-    installation.ppml("verify", passport, "--trust", installation.told["trust"])
+def test_a_killed_broker_loses_nothing_that_it_issued(approved: Installation) -> None:
+    before = versions(approved, "report")
+    run = run_and_kill_service(approved, "broker", while_state=("running",), task="aggregate")
+    assert versions(approved, "report") == before + 1
+    passport = approved.airflow.xcom(DAG, run, "passport")["path"]
+    approved.ppml("verify", passport, "--trust", approved.told["trust"])
 
 
-def test_a_killed_triggerer_watches_its_gates_again(installation: Installation) -> None:
+def test_a_killed_triggerer_watches_its_gates_again(approved: Installation) -> None:
     """The gate after the step stands beside it here, so that it waits from the start."""
     old = "        >> aggregate\n        >> AttestationSensor(after=aggregate)\n"
     new = "        >> [aggregate, AttestationSensor(after=aggregate)]\n"
-    with changed(installation, f"{DAG}.py", old, new):
-        until(lambda: len(_after(installation, "gate_before_aggregate")) == 2, seconds=90)
+    with changed(approved, f"{DAG}.py", old, new):
+        until(lambda: len(_after(approved, "gate_before_aggregate")) == 2, seconds=90)
         gate = "gate_after_aggregate"
-        run_and_kill_service(installation, "airflow-triggerer", while_state=("deferred",), task=gate)
+        run_and_kill_service(approved, "airflow-triggerer", while_state=("deferred",), task=gate)
 
 
 def _after(installation: Installation, task: str) -> list[str]:

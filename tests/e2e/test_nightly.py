@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support.airflow_api import AirflowApi, until
-from tests.support.installation import changed, installed
+from tests.support.installation import changed
 from tests.support.pi import estimate_of_pi
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -24,25 +24,18 @@ PI = "spark_pi"
 
 
 @pytest.fixture(scope="module")
-def installation():
-    """One installation for all tests of this module; afterwards no process of it is left."""
-    with installed() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def approved(installation):
     """The same, once its owner has approved the pipeline."""
-    installation.approve(DAG, "--runs-per-slot", "6", "--backfill", "1")
+    installation.approve(DAG, "--runs-per-slot", "20", "--backfill", "1")
     return installation
 
 
 def test_without_an_approval_nothing_runs_and_the_log_says_who_can_approve(installation):
     airflow = installation.airflow
-    run = airflow.trigger(DAG)
-    assert airflow.wait_for_run(DAG, run) == "failed"
-    assert airflow.task_states(DAG, run)["aggregate"] == "upstream_failed"
-    said = airflow.task_log(DAG, run, "encrypt_visits")
+    run = airflow.trigger(PI)
+    assert airflow.wait_for_run(PI, run) == "failed"
+    assert airflow.task_states(PI, run)["estimate"] == "upstream_failed"
+    said = airflow.task_log(PI, run, "gate_before_estimate")
     assert "not_approved" in said
     assert "ppml compile" in said
     assert "ppml approve" in said

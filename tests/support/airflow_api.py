@@ -17,8 +17,9 @@ class AirflowApi:
     """Airflow's REST API at this address; the password is read from the file that Airflow's auth manager keeps."""
 
     def __init__(self, url: str, *, password_file: Path) -> None:
-        password = json.loads(password_file.read_text())["admin"]
-        answer = httpx.post(f"{url}/auth/token", json={"username": "admin", "password": password}, timeout=30)
+        self.user, self.password = "admin", str(json.loads(password_file.read_text())["admin"])
+        login = {"username": self.user, "password": self.password}
+        answer = httpx.post(f"{url}/auth/token", json=login, timeout=30)
         self.http = httpx.Client(
             base_url=url, timeout=30, headers={"Authorization": f"Bearer {answer.json()['access_token']}"}
         )

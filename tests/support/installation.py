@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.support.airflow_api import AirflowApi
 from tests.support.commands import Commands, processes_of
+from tests.support.ready_images import take_over_images
 
 
 class Installation:
@@ -39,6 +40,7 @@ class Installation:
 def installed() -> Iterator[Installation]:
     """An installation while the block runs; afterwards no process of it is left."""
     home = Path(tempfile.mkdtemp(prefix="ppml-"))
+    take_over_images(home, "spark")
     try:
         found = Installation(home)
         try:
