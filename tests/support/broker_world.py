@@ -333,6 +333,11 @@ class Guest:
         manifests = self.manifests()
         return self.hand_in(self.receipt(manifests, **changes), manifests=manifests)
 
+    def commitment(self) -> Commit:
+        """What `commit` hands in, to be handed in again."""
+        manifests = self.manifests()
+        return Commit(receipt=self.key.sign(self.receipt(manifests)), manifests=manifests)
+
     def hand_in(self, receipt: Receipt, *, manifests: tuple[Envelope, ...]) -> StepStatus:
         return self.client.commit(Commit(receipt=self.key.sign(receipt), manifests=manifests))
 
