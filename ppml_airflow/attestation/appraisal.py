@@ -13,6 +13,7 @@ from ppml_airflow.attestation.clauses import (
     Finding,
     judge_advisories,
     judge_collateral_age,
+    judge_collateral_rollback,
     judge_collateral_time,
     judge_debug,
     judge_evaluation_number,
@@ -29,7 +30,7 @@ from ppml_airflow.attestation.clauses import (
 )
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import REPORT_DATA_BYTES
-from ppml_airflow.attestation.verification import VerifiedEvidence
+from ppml_airflow.attestation.verification import CollateralNumbers, VerifiedEvidence
 from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.units import Name, Trust
@@ -61,6 +62,7 @@ def appraise(
     expected_report_data: bytes,
     domain_trust: Trust,
     challenged_at: datetime,
+    seen: CollateralNumbers,
     now: datetime,
 ) -> AttestationResult:
     """Judge verified evidence.
@@ -72,6 +74,7 @@ def appraise(
         expected_report_data: 64 bytes, from the nonce and key of this session.
         domain_trust: hardware or simulated, for ever.
         challenged_at: aware; when the verifier gave the nonce that the report data covers.
+        seen: the highest numbers of collateral for these platforms that the verifier ever accepted.
         now: aware; the verifier's own time.
 
     Raises:
@@ -91,6 +94,7 @@ def appraise(
         judge_report_data(verified.report_data, expected=expected_report_data),
         judge_evidence_age(challenged_at, policy=policy, now=now),
         *judge_platform(verified, policy=policy, now=now),
+        judge_collateral_rollback(verified.numbers, seen=seen),
     )
     reasons = tuple(finding for finding in findings if not finding.is_met)
     return AttestationResult(verdict="refused" if reasons else "accepted", trust=verified.trust, reasons=reasons)

@@ -17,7 +17,7 @@ from ppml_airflow.attestation.evidence import JudgedTee
 from ppml_airflow.attestation.policy import ANY, ImageReference, Policy, SgxSigner, TdAttribute
 from ppml_airflow.attestation.roots import RootKeyId
 from ppml_airflow.attestation.snp.verification import VerifiedSnp
-from ppml_airflow.attestation.verification import VerifiedEvidence
+from ppml_airflow.attestation.verification import CollateralNumbers, VerifiedEvidence
 from ppml_airflow.canonical import Document
 from ppml_airflow.units import Name, Trust, format_instant
 
@@ -38,6 +38,7 @@ Clause = Literal[
     "platform_features",
     "collateral_time",
     "collateral_age",
+    "collateral_rollback",
     "minimum_svns",
     "guest_features",
     "privilege_level",
@@ -274,6 +275,17 @@ def judge_collateral_age(verified: VerifiedEvidence, *, policy: Policy, now: dat
         got=f"{age.total_seconds() / 3600:.0f} hours, of {format_instant(verified.collateral_stated)}",
         want=f"at most {bound} hours",
         hint="fetch fresh collateral for this platform, or raise maximum_collateral_age_hours of the policy",
+    )
+
+
+def judge_collateral_rollback(numbers: CollateralNumbers, *, seen: CollateralNumbers) -> Finding:
+    """No number is lower than one that was seen: who brings collateral may not choose last month's."""
+    return Finding(
+        clause="collateral_rollback",
+        is_met=not numbers.is_below(seen),
+        got=str(numbers),
+        want=f"at least {seen}, which were seen",
+        hint="fetch fresh collateral for this platform",
     )
 
 

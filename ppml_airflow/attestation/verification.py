@@ -42,6 +42,17 @@ class CollateralNumbers(Document, frozen=True, kw_only=True):
     pck_crl: int
     root_crl: int
 
+    def is_below(self, seen: CollateralNumbers) -> bool:
+        """Whether any number is lower than one that was seen."""
+        return self.evaluation < seen.evaluation or self.pck_crl < seen.pck_crl or self.root_crl < seen.root_crl
+
+    def __str__(self) -> str:
+        return f"evaluation {self.evaluation}, lists {self.pck_crl} and {self.root_crl}"
+
+
+NOTHING_SEEN = CollateralNumbers(evaluation=0, pck_crl=0, root_crl=0)
+"""Where nothing is remembered: a quote, or a passport, judged by itself."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedEvidence:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import pydantic
 
 from ppml_airflow.yaml_files import load_yaml
+
+
+class CollateralServiceSettings(pydantic.BaseModel):
+    """Where collateral is fetched, over verified TLS."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    """https address of a caching service (PCCS), or Intel's `https://api.trustedservices.intel.com`."""
+    ca_file: Path | None = None
+    """PEM of the only CA that may have certified it; absent: those that this machine trusts."""
+    refresh_hours: Annotated[int, pydantic.Field(ge=1, le=24 * 20)] = 24
+    """Fetched anew after so long; it lives 30 days."""
 
 
 class BrokerSettings(pydantic.BaseModel):
@@ -31,6 +45,11 @@ class BrokerSettings(pydantic.BaseModel):
     tee_roots: tuple[Path, ...]
     """DER certificates; none in a hardware domain means Intel's compiled-in root."""
     collateral: Path
+    """A file: collateral for every quote. A folder: that of `ppml collateral`, or where what is fetched is kept."""
+    collateral_seen: Path = Path("collateral-seen.json")
+    """The highest numbers of collateral so far; older collateral is refused. Brokers of one database share it."""
+    collateral_service: CollateralServiceSettings | None = None
+    """Absent: nothing is fetched; the file is replaced, or the folder filled, by others."""
 
 
 def load_settings(path: Path) -> BrokerSettings:
@@ -47,5 +66,8 @@ def _absolute(settings: BrokerSettings, *, base: Path) -> dict[str, object]:
     absolute: dict[str, object] = {name: base / value for name, value in settings if isinstance(value, Path)}
     if "://" not in settings.database:
         absolute["database"] = str(base / settings.database)
+    service = settings.collateral_service
+    if service is not None and service.ca_file is not None:
+        absolute["collateral_service"] = service.model_copy(update={"ca_file": base / service.ca_file})
     absolute["tee_roots"] = tuple(base / root for root in settings.tee_roots)
     return absolute

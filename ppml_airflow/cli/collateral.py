@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from ppml_airflow.attestation.collateral.cache import MAX_BUNDLE_BYTES, CollateralCache, parse_family
-from ppml_airflow.attestation.collateral.memory import SeenFile, spell_numbers
+from ppml_airflow.attestation.collateral.memory import SeenFile
 from ppml_airflow.attestation.collateral.service import INTEL_PCS, CollateralService, fetch_collateral
 from ppml_airflow.attestation.collateral.statements import PlatformFamily, family_of, verify_collateral
 from ppml_airflow.attestation.quotes.files import MAX_TEXT_BYTES, parse_quote_file
@@ -49,7 +49,7 @@ def fetch(platform: str, *, url: str, ca_file: Path | None, trust_root: Path | N
     cache = _cache(trust_root)
     verified = cache.store(family, collateral=fetch_collateral(family, service=service), now=datetime.now(UTC))
     expires = format_instant(verified.expires)
-    click.echo(f"{family}: {spell_numbers(verified.numbers)}; good until {expires}; kept in {cache.folder}")
+    click.echo(f"{family}: {verified.numbers}; good until {expires}; kept in {cache.folder}")
 
 
 @collateral.command("list")
@@ -121,7 +121,7 @@ def _describe(family: PlatformFamily, *, cache: CollateralCache, now: datetime) 
     return {
         **row,
         "state": "good",
-        "numbers": spell_numbers(verified.numbers),
+        "numbers": str(verified.numbers),
         "stated": format_instant(verified.stated),
         "expires": format_instant(verified.expires),
         "trust": trust,

@@ -15,7 +15,7 @@ from ppml_airflow.attestation.evidence import Evidence
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
 from ppml_airflow.attestation.roots import TrustRoot
-from ppml_airflow.attestation.verification import VerifiedEvidence, verify_evidence
+from ppml_airflow.attestation.verification import NOTHING_SEEN, VerifiedEvidence, verify_evidence
 from ppml_airflow.domain.documents import (
     Approval,
     Certificate,
@@ -145,6 +145,7 @@ def judge_evidence(
         expected_report_data=report_data(nonce=record.nonce, tee_pubkey=jwk),
         domain_trust=documents.domain.trust,
         challenged_at=parse_instant(record.challenged),
+        seen=NOTHING_SEEN,
         now=judged_at,
     )
     require_accepted(result)

@@ -14,7 +14,7 @@ from ppml_airflow.attestation.appraisal import AttestationResult, appraise
 from ppml_airflow.attestation.evidence import Evidence
 from ppml_airflow.attestation.policy import ImageReference, Policy
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from ppml_airflow.attestation.verification import VerifiedEvidence, verify_evidence
+from ppml_airflow.attestation.verification import NOTHING_SEEN, VerifiedEvidence, verify_evidence
 
 NOW = datetime(2026, 11, 23, 1, 2, 3, tzinfo=UTC)
 MEASUREMENT = bytes(range(32))
@@ -94,6 +94,7 @@ def judge(verified: VerifiedEvidence, policy: Policy) -> Appraise:
             "expected_report_data": REPORT_DATA,
             "domain_trust": "simulated",
             "challenged_at": NOW,
+            "seen": NOTHING_SEEN,
             "now": NOW,
             **changed,
         }

@@ -13,7 +13,7 @@ from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_d
 from ppml_airflow.attestation.roots import INTEL_ROOT_KEY_ID
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.attestation.schemes.simulated_collateral import Conditions
-from ppml_airflow.attestation.verification import VerifiedEvidence
+from ppml_airflow.attestation.verification import NOTHING_SEEN, VerifiedEvidence
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.signing import SigningKey
 from tests.attestation.conftest import MEASUREMENT, NOW, REPORT_DATA, Appraise, clauses_of
@@ -63,6 +63,7 @@ def test_measurement_that_is_not_in_the_policy_is_refused(
         expected_report_data=REPORT_DATA,
         domain_trust="simulated",
         challenged_at=NOW,
+        seen=NOTHING_SEEN,
         now=NOW,
     )
     assert clauses_of(result) == ["measurement"]
@@ -139,6 +140,7 @@ def test_report_data_of_another_nonce_is_refused(
             expected_report_data=expected,
             domain_trust="simulated",
             challenged_at=NOW,
+            seen=NOTHING_SEEN,
             now=NOW,
         )
         assert clauses_of(result) == clauses
@@ -169,6 +171,7 @@ def test_platform_that_is_out_of_date_is_refused(
             expected_report_data=REPORT_DATA,
             domain_trust="simulated",
             challenged_at=NOW,
+            seen=NOTHING_SEEN,
             now=NOW,
         )
         assert clauses_of(result) == clauses

@@ -13,7 +13,7 @@ from ppml_airflow.attestation.evidence import Evidence
 from ppml_airflow.attestation.policy import ImageReference, Policy
 from ppml_airflow.attestation.roots import INTEL_ROOT, INTEL_ROOT_KEY_ID
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from ppml_airflow.attestation.verification import VerifiedEvidence, verify_evidence
+from ppml_airflow.attestation.verification import NOTHING_SEEN, VerifiedEvidence, verify_evidence
 from ppml_airflow.errors import VerificationError
 from tests.attestation.conftest import NOW
 from tests.attestation.reading import judge
@@ -116,6 +116,7 @@ def test_real_evidence_is_appraised_by_the_same_clauses(corpus: Path) -> None:
         expected_report_data=b"Hello, world!".ljust(64, b"\0"),
         domain_trust="hardware",
         challenged_at=verified.collateral_issued,
+        seen=NOTHING_SEEN,
         now=verified.collateral_issued,
     )
     assert result.trust == "hardware"

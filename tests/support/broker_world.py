@@ -10,9 +10,12 @@ import msgspec
 from starlette.testclient import TestClient
 
 from ppml_airflow import canonical
+from ppml_airflow.attestation.collateral.memory import SeenFile
+from ppml_airflow.attestation.collateral.source import OneCollateral
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
+from ppml_airflow.attestation.verification import verify_evidence
 from ppml_airflow.broker.service.anchor import Anchor
 from ppml_airflow.broker.service.api import create_app
 from ppml_airflow.broker.service.broker import Broker
@@ -93,7 +96,8 @@ class World:
             kms=self.keystore,
             dataset_keys=self.folder,
             roots=(self.platform.root,),
-            collateral=lambda: self.collateral,
+            collateral=OneCollateral(read=lambda: self.collateral, seen=SeenFile(self.folder / "seen.json")),
+            verify=verify_evidence,
             clock=lambda: self.now,
             anchor=Anchor(self.folder / "anchor", key=self.owners.broker),
         )

@@ -15,16 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from ppml_airflow import canonical
 from ppml_airflow.attestation.collateral.statements import PlatformFamily
 from ppml_airflow.attestation.roots import RootKeyId
 from ppml_airflow.attestation.verification import CollateralNumbers
 from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, VerificationError
-
-NOTHING_SEEN = CollateralNumbers(evaluation=0, pck_crl=0, root_crl=0)
 
 
 class SeenNumbers(Document, frozen=True, kw_only=True):
@@ -45,22 +41,14 @@ class SeenNumbers(Document, frozen=True, kw_only=True):
     def raised(self, family: PlatformFamily, *, root: RootKeyId, numbers: CollateralNumbers) -> SeenNumbers:
         """These numbers, and those of collateral that verified."""
         before = self.highest(family, root=root)
-        evaluation, pck_crl, root_crl = (
-            max(one, other)
-            for one, other in zip(msgspec.structs.astuple(before), msgspec.structs.astuple(numbers), strict=True)
-        )
         return SeenNumbers(
-            evaluation={**self.evaluation, f"{root}/{family.tee}/{family.fmspc}": evaluation},
-            pck_crl={**self.pck_crl, f"{root}/{family.ca}": pck_crl},
-            root_crl={**self.root_crl, root: root_crl},
+            evaluation={
+                **self.evaluation,
+                f"{root}/{family.tee}/{family.fmspc}": max(before.evaluation, numbers.evaluation),
+            },
+            pck_crl={**self.pck_crl, f"{root}/{family.ca}": max(before.pck_crl, numbers.pck_crl)},
+            root_crl={**self.root_crl, root: max(before.root_crl, numbers.root_crl)},
         )
-
-
-def is_older(numbers: CollateralNumbers, *, seen: CollateralNumbers) -> bool:
-    """Whether any number is below what was seen."""
-    return any(
-        one < other for one, other in zip(msgspec.structs.astuple(numbers), msgspec.structs.astuple(seen), strict=True)
-    )
 
 
 def require_not_older(numbers: CollateralNumbers, *, seen: CollateralNumbers) -> None:
@@ -69,17 +57,12 @@ def require_not_older(numbers: CollateralNumbers, *, seen: CollateralNumbers) ->
     Raises:
         VerificationError: it is older.
     """
-    if is_older(numbers, seen=seen):
+    if numbers.is_below(seen):
         raise VerificationError(
-            f"collateral has {spell_numbers(numbers)}; seen were {spell_numbers(seen)}",
+            f"collateral has {numbers}; seen were {seen}",
             code="collateral_rollback",
             hint="fetch fresh collateral for this platform",
         )
-
-
-def spell_numbers(numbers: CollateralNumbers) -> str:
-    """The three numbers in words."""
-    return f"evaluation {numbers.evaluation}, lists {numbers.pck_crl} and {numbers.root_crl}"
 
 
 class SeenFile:

@@ -6,12 +6,13 @@ Sizes are limited before anything is read, and a token is judged before a body i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from ppml_airflow import canonical
 from ppml_airflow.broker.service import sessions
@@ -22,6 +23,9 @@ from ppml_airflow.errors import MalformedInputError, PpmlError
 from ppml_airflow.protocol.messages import Problem
 from ppml_airflow.protocol.problems import problem_answer
 from ppml_airflow.units import KIB
+
+JUDGING_THREADS = 32
+"""For what waits for verified quotes or fetched collateral; all else has threads of its own and waits for neither."""
 
 COOKIE = "kbs-session-id"
 JSON = "application/json"
@@ -41,17 +45,18 @@ def create_app(broker: Broker, *, callers: Callable[[], Mapping[TokenHash, Calle
         redoc_url=None,
         openapi_url=None,
     )
+    judging = CapacityLimiter(JUDGING_THREADS)
     for route in ROUTES:
         app.add_api_route(
             route.path,
-            _endpoint(route, broker, callers),
+            _endpoint(route, broker, callers, limiter=judging if route.judges_evidence else None),
             methods=[route.method],
             summary=route.summary,
             name=route.summary,
             openapi_extra=_describe(route),
             response_class=Response,
         )
-    _add_rcar(app, broker)
+    _add_rcar(app, broker, limiter=judging)
     return app
 
 
@@ -65,7 +70,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 
 
 def _endpoint(
-    route: Route, broker: Broker, callers: Callable[[], Mapping[TokenHash, Caller]]
+    route: Route,
+    broker: Broker,
+    callers: Callable[[], Mapping[TokenHash, Caller]],
+    *,
+    limiter: CapacityLimiter | None,
 ) -> Callable[[Request], Any]:
     def decide(path: Mapping[str, str], body: bytes, session_id: str, authorization: str | None) -> bytes:
         caller = find_caller(callers(), authorization=authorization) if route.needs_token else None
@@ -78,7 +87,8 @@ def _endpoint(
             body = await _read(request, max_bytes=route.max_body_bytes)
             session_id = request.cookies.get(COOKIE, "")
             authorization = request.headers.get("authorization")
-            content = await run_in_threadpool(decide, request.path_params, body, session_id, authorization)
+            decision = partial(decide, request.path_params, body, session_id, authorization)
+            content = await to_thread.run_sync(decision, limiter=limiter)
         except PpmlError as error:
             return _problem(error)
         return Response(content, media_type=route.media_type)
@@ -86,12 +96,12 @@ def _endpoint(
     return endpoint
 
 
-def _add_rcar(app: FastAPI, broker: Broker) -> None:
+def _add_rcar(app: FastAPI, broker: Broker, *, limiter: CapacityLimiter) -> None:
     @app.post("/kbs/v0/auth", summary="RCAR auth: a nonce that commits to a binding", response_class=Response)
     async def auth(request: Request) -> Response:
         try:
             body = await _read(request, max_bytes=4 * KIB)
-            session_id, answer = await run_in_threadpool(sessions.auth, broker, body=body)
+            session_id, answer = await to_thread.run_sync(partial(sessions.auth, broker, body=body))
         except PpmlError as error:
             return _problem(error)
         response = Response(canonical.encode(answer), media_type=JSON)
@@ -103,7 +113,8 @@ def _add_rcar(app: FastAPI, broker: Broker) -> None:
         try:
             body = await _read(request, max_bytes=128 * KIB)
             session_id = request.cookies.get(COOKIE, "")
-            await run_in_threadpool(sessions.attest, broker, session_id=session_id, body=body)
+            work = partial(sessions.attest, broker, session_id=session_id, body=body)
+            await to_thread.run_sync(work, limiter=limiter)
         except PpmlError as error:
             return _problem(error)
         return Response(canonical.encode({}), media_type=JSON)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ppml_airflow import canonical
+from ppml_airflow.attestation.collateral.cache import CollateralCache
+from ppml_airflow.attestation.collateral.memory import SeenFile
+from ppml_airflow.attestation.collateral.service import CollateralService
+from ppml_airflow.attestation.collateral.source import CachedCollateral, CollateralSource, OneCollateral
 from ppml_airflow.attestation.roots import INTEL_ROOT, TrustRoot
+from ppml_airflow.attestation.verifiers import VerifierPool
 from ppml_airflow.broker.service.anchor import Anchor
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.leases import RELEASE_KEK
@@ -35,12 +40,6 @@ def build_broker(settings: BrokerSettings) -> Broker:
     if not roots and domain.trust == "hardware":
         roots = (INTEL_ROOT,)
 
-    def collateral() -> bytes:
-        try:
-            return settings.collateral.read_bytes()
-        except OSError as error:
-            raise UnavailableError(f"collateral {settings.collateral} cannot be read", code="no_collateral") from error
-
     signing_key = SigningKey.load(settings.signing_key)
     return Broker(
         domain=domain,
@@ -49,10 +48,31 @@ def build_broker(settings: BrokerSettings) -> Broker:
         kms=keystore,
         dataset_keys=settings.dataset_keys,
         roots=roots,
-        collateral=collateral,
+        collateral=_collateral(settings, roots=roots),
+        verify=VerifierPool.of_all_cores(),
         clock=lambda: datetime.now(UTC),
         anchor=Anchor(settings.anchor, key=signing_key),
     )
+
+
+def _collateral(settings: BrokerSettings, *, roots: tuple[TrustRoot, ...]) -> CollateralSource:
+    seen = SeenFile(settings.collateral_seen)
+    chosen = settings.collateral_service
+    if chosen is None and not settings.collateral.is_dir():
+
+        def read() -> bytes:
+            try:
+                return settings.collateral.read_bytes()
+            except OSError as error:
+                raise UnavailableError(
+                    f"collateral {settings.collateral} cannot be read", code="no_collateral"
+                ) from error
+
+        return OneCollateral(read=read, seen=seen)
+    service = CollateralService(url=chosen.url, ca_file=chosen.ca_file) if chosen else None
+    hours = chosen.refresh_hours if chosen else 24
+    cache = CollateralCache(folder=settings.collateral, roots=roots, seen=seen)
+    return CachedCollateral(cache=cache, service=service, refresh_after=timedelta(hours=hours))
 
 
 def _read(path: Path) -> bytes:

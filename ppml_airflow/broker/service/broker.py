@@ -10,7 +10,9 @@ from pathlib import Path
 
 from sqlalchemy.engine import Connection
 
+from ppml_airflow.attestation.collateral.source import CollateralSource
 from ppml_airflow.attestation.roots import TrustRoot
+from ppml_airflow.attestation.verifiers import Verifier
 from ppml_airflow.broker.service.anchor import Anchor
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.store import Store
@@ -36,8 +38,9 @@ class Broker:
     dataset_keys: Path
     """Folder with the wrapped private half of each dataset key: `<serial>.wrapped`."""
     roots: tuple[TrustRoot, ...]
-    collateral: Callable[[], bytes]
-    """The newest collateral (JSON)."""
+    collateral: CollateralSource
+    verify: Verifier
+    """Verifies quotes; ahead of decisions, so it may take its time."""
     clock: Callable[[], datetime]
     anchor: Anchor
     """Where the log's head is kept outside the store."""

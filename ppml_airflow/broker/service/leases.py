@@ -12,10 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ppml_airflow import canonical
-from ppml_airflow.attestation.appraisal import appraise, require_accepted
-from ppml_airflow.attestation.evidence import Evidence
-from ppml_airflow.attestation.report_data import public_jwk, report_data
-from ppml_airflow.attestation.verification import verify_evidence
+from ppml_airflow.attestation.report_data import public_jwk
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.approvals import require_in_force
 from ppml_airflow.broker.decisions.leases import (
@@ -29,8 +26,9 @@ from ppml_airflow.broker.decisions.leases import (
 from ppml_airflow.broker.service.attempts import end_open_attempts, end_silent_holder, record_denial, write_attempt
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, committed_receipt, find_job, load_case, require_unused
+from ppml_airflow.broker.service.evidence import VerifiedAhead, appraise_case, verify_ahead
 from ppml_airflow.broker.service.ledger import Ledger
-from ppml_airflow.broker.service.sessions import challenge_of, challenged_at, load_session, spend
+from ppml_airflow.broker.service.sessions import challenge_of, load_session, spend
 from ppml_airflow.domain.documents import Lease, LeaseKeys
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError, VerificationError
 from ppml_airflow.protocol.messages import Attest, LeaseAnswer
@@ -56,6 +54,7 @@ def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswe
         UnavailableError: an output is being written by another run; the nonce stays unspent.
     """
     denied: PpmlError
+    ahead = verify_ahead(broker, session_id=session_id, request=request)
     with broker.decision() as ledger:
         session = load_session(ledger, session_id=session_id)
         if session.answer is not None:
@@ -65,7 +64,7 @@ def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswe
         try:
             where = find_job(ledger, request.binding.job_digest)
             with ledger.log.savepoint():
-                answer = _judge(broker, ledger, session=session, request=request, where=where)
+                answer = _judge(broker, ledger, session=session, request=request, where=where, ahead=ahead)
             spend(ledger, session_id=session_id, answer=answer)
             return answer
         except (VerificationError, PolicyDeniedError, MalformedInputError) as error:
@@ -76,7 +75,13 @@ def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswe
 
 
 def _judge(
-    broker: Broker, ledger: Ledger, *, session: sa.Row[Any], request: Attest, where: tuple[str, str]
+    broker: Broker,
+    ledger: Ledger,
+    *,
+    session: sa.Row[Any],
+    request: Attest,
+    where: tuple[str, str],
+    ahead: VerifiedAhead | None,
 ) -> LeaseAnswer:
     binding = request.binding
     # 1 fresh: this session's nonce, which opens to B; B's key K signed the request and is the attested key
@@ -91,7 +96,7 @@ def _judge(
     require_in_force(case.approval, digest=case.run.approval, in_force=in_force, now=ledger.now)
     require_turn(case.step, approval=case.approval, run=case.run, state=case.state, now=ledger.now)
     # 4 the quote is authentic, covers nonce and K, and the policy in force accepts it
-    record = _appraise(broker, case)
+    record = appraise_case(broker, case, ahead=ahead)
     # 5 preflight: a grant, no key. job: the gate, attempts, runs, outputs; then the lease
     if binding.role == "preflight":
         return _grant(case, record)
@@ -116,43 +121,6 @@ def _require_repeated(session: sa.Row[Any], *, request: Attest, ledger: Ledger) 
     """The same guest asks again: same binding, signed by K; the answer's bytes were kept."""
     unspent = replace(challenge_of(session), spent=False)
     require_fresh(unspent, binding=request.binding, signature=request.signature, now=ledger.now)
-
-
-def _appraise(broker: Broker, case: Case) -> EvidenceRecord:
-    """Verify and appraise the quote; keep all that it takes to do so again offline."""
-    session, ledger = case.session, case.ledger
-    collateral = broker.collateral()
-    evidence = Evidence(tee=session.tee, quote=session.quote)
-    verified = verify_evidence(evidence, collateral=collateral, roots=broker.roots, now=ledger.now)
-    expected = report_data(nonce=session.nonce, tee_pubkey=public_jwk(case.request.binding.signing_key))
-    require_accepted(
-        appraise(
-            verified,
-            policy=case.policy,
-            image=case.step.image,
-            expected_report_data=expected,
-            domain_trust=broker.domain.trust,
-            challenged_at=challenged_at(session),
-            now=ledger.now,
-        )
-    )
-    digest = canonical.digest_bytes(collateral)
-    ledger.keep_collateral(collateral, digest=digest)
-    is_job = case.request.binding.role == "job"
-    return EvidenceRecord(
-        step=case.step.name,
-        role="job" if is_job else "preflight",
-        attempt=case.state.attempts + 1 if is_job else 0,
-        challenged=format_instant(challenged_at(session)),
-        time=ledger.time,
-        tee=session.tee,
-        quote=session.quote,
-        collateral=digest,
-        nonce=session.nonce,
-        salt=session.salt,
-        binding=case.request.binding,
-        policy=case.policy_digest,
-    )
 
 
 def _grant(case: Case, record: EvidenceRecord) -> LeaseAnswer:

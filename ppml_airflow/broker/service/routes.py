@@ -56,6 +56,8 @@ class Route:
     answer: object = None
     needs_token: bool = False
     max_body_bytes: int = 256 * KIB
+    judges_evidence: bool = False
+    """Waits for a verified quote."""
     media_type: str = "application/json"
 
 
@@ -291,6 +293,7 @@ ROUTES: tuple[Route, ...] = (
         handle=lambda broker, call: leases.ask_lease(broker, session_id=call.session_id, request=call.body),
         body=Attest,
         answer=LeaseAnswer,
+        judges_evidence=True,
     ),
     Route(
         method="GET",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
+from ppml_airflow.attestation.collateral.source import CachedCollateral
 from ppml_airflow.broker.service.api import create_app
 from ppml_airflow.broker.service.assembly import build_broker
+from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import load_callers
 from ppml_airflow.broker.service.recovery import require_anchored
 from ppml_airflow.broker.settings import load_settings
@@ -33,7 +36,21 @@ def run(config: Path) -> None:
     require_anchored(broker)
     app = create_app(broker, callers=lambda: load_callers(settings.tokens))
     logger.info("broker of domain %s, trust: %s", broker.domain.name, broker.domain.trust)
-    serve(app, listen=settings.listen)
+    with refreshing(broker):
+        serve(app, listen=settings.listen)
+
+
+@contextmanager
+def refreshing(broker: Broker) -> Iterator[None]:
+    """Refresh collateral ahead, in a thread, as long as the broker serves."""
+    stop = threading.Event()
+    if isinstance(broker.collateral, CachedCollateral):
+        arguments = {"clock": broker.clock, "stop": stop}
+        threading.Thread(target=broker.collateral.keep_fresh, kwargs=arguments, daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
 
 
 def serve(app: FastAPI, *, listen: Sequence[str]) -> None:

@@ -111,6 +111,7 @@ def attest(broker: Broker, *, session_id: str, body: bytes) -> None:
     quote = decode_quote(request.tee_evidence.primary_evidence.quote)
     if request.tee_evidence.additional_evidence:
         raise MalformedInputError("additional evidence is not read here; wanted an empty string")
+    broker.collateral.prepare(quote, now=broker.clock())
     with broker.decision() as ledger:
         table, row = store.session, load_session(ledger, session_id=session_id)
         if row.expires <= ledger.time:

@@ -10,11 +10,11 @@ import pytest
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.collateral.cache import Bundle, CollateralCache, parse_family
-from ppml_airflow.attestation.collateral.memory import NOTHING_SEEN, SeenFile
+from ppml_airflow.attestation.collateral.memory import SeenFile
 from ppml_airflow.attestation.collateral.statements import PlatformFamily
 from ppml_airflow.attestation.roots import INTEL_ROOT
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from ppml_airflow.attestation.verification import CollateralNumbers
+from ppml_airflow.attestation.verification import NOTHING_SEEN, CollateralNumbers
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, UnavailableError, VerificationError
 from tests.attestation.collateral.conftest import Vendor
 from tests.attestation.conftest import NOW

@@ -1,0 +1,111 @@
+"""The evidence of a session: verified ahead of the decision on its lease, appraised in it.
+
+Verifying a quote takes longer than anything else in a decision. So it is done before, by the broker's verifier, while
+other decisions go on; what came out, a refusal too, counts only inside the decision, in its turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ppml_airflow import canonical
+from ppml_airflow.attestation.appraisal import appraise, require_accepted
+from ppml_airflow.attestation.collateral.statements import family_of
+from ppml_airflow.attestation.evidence import Evidence
+from ppml_airflow.attestation.report_data import public_jwk, report_data
+from ppml_airflow.attestation.verification import VerifiedEvidence
+from ppml_airflow.broker.decisions.leases import require_fresh
+from ppml_airflow.broker.service.broker import Broker
+from ppml_airflow.broker.service.cases import Case, find_job
+from ppml_airflow.broker.service.sessions import challenge_of, challenged_at, load_session
+from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, UnavailableError, VerificationError
+from ppml_airflow.protocol.messages import Attest
+from ppml_airflow.provenance.passport import EvidenceRecord
+from ppml_airflow.units import format_instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedAhead:
+    """What a session's quote came out as."""
+
+    quote: bytes
+    collateral: bytes
+    outcome: VerifiedEvidence | VerificationError | MalformedInputError
+
+
+def verify_ahead(broker: Broker, *, session_id: str, request: Attest) -> VerifiedAhead | None:
+    """Verify the quote of a session, if the request is one on which a decision could hang.
+
+    Nothing is decided, spent or recorded here. None: the decision will find out why, without asking for the quote.
+
+    Raises:
+        UnavailableError: there is no collateral for the quote, or the verifier was lost.
+    """
+    with broker.decision() as ledger:
+        try:
+            session = load_session(ledger, session_id=session_id)
+            require_fresh(challenge_of(session), binding=request.binding, signature=request.signature, now=ledger.now)
+            find_job(ledger, request.binding.job_digest)
+        except (VerificationError, PolicyDeniedError, MalformedInputError):
+            return None
+        if session.quote is None:
+            return None
+        evidence, now = Evidence(tee=session.tee, quote=session.quote), ledger.now
+    outcome: VerifiedEvidence | VerificationError | MalformedInputError
+    collateral = b""
+    try:
+        collateral = broker.collateral.load(evidence.quote)
+        outcome = broker.verify(evidence, collateral=collateral, roots=broker.roots, now=now)
+    except (VerificationError, MalformedInputError) as error:
+        outcome = error
+    return VerifiedAhead(quote=evidence.quote, collateral=collateral, outcome=outcome)
+
+
+def appraise_case(broker: Broker, case: Case, *, ahead: VerifiedAhead | None) -> EvidenceRecord:
+    """Appraise verified evidence by the policy in force; keep all that it takes to do so again offline.
+
+    Raises:
+        VerificationError: the quote is not authentic.
+        MalformedInputError: it is no quote.
+        PolicyDeniedError: the policy refuses it.
+        UnavailableError: the session changed since its quote was verified.
+    """
+    session, ledger = case.session, case.ledger
+    if ahead is None or ahead.quote != session.quote:
+        raise UnavailableError("session changed while it was judged", code="session_changed", hint="ask again")
+    if not isinstance(ahead.outcome, VerifiedEvidence):
+        raise ahead.outcome
+    verified, family = ahead.outcome, family_of(session.quote)
+    seen = broker.collateral.seen.load().highest(family, root=verified.root_key_id)
+    # Seen is what verified, accepted or not: a host whose platform is refused may not go back to what accepts it.
+    broker.collateral.seen.remember(family, root=verified.root_key_id, numbers=verified.numbers)
+    expected = report_data(nonce=session.nonce, tee_pubkey=public_jwk(case.request.binding.signing_key))
+    require_accepted(
+        appraise(
+            verified,
+            policy=case.policy,
+            image=case.step.image,
+            expected_report_data=expected,
+            domain_trust=broker.domain.trust,
+            challenged_at=challenged_at(session),
+            seen=seen,
+            now=ledger.now,
+        )
+    )
+    digest = canonical.digest_bytes(ahead.collateral)
+    ledger.keep_collateral(ahead.collateral, digest=digest)
+    is_job = case.request.binding.role == "job"
+    return EvidenceRecord(
+        step=case.step.name,
+        role="job" if is_job else "preflight",
+        attempt=case.state.attempts + 1 if is_job else 0,
+        challenged=format_instant(challenged_at(session)),
+        time=ledger.time,
+        tee=session.tee,
+        quote=session.quote,
+        collateral=digest,
+        nonce=session.nonce,
+        salt=session.salt,
+        binding=case.request.binding,
+        policy=case.policy_digest,
+    )
