@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import random
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.attestation.verification import NOTHING_SEEN, VerifiedEvidence, verify_evidence
 from ppml_airflow.errors import VerificationError
 from tests.attestation.conftest import NOW
+from tests.attestation.mutations import Good, judge_mutations
 from tests.attestation.reading import judge
 
 SGX = "Phala-Network+dcap-qvl/quote_f8b81014b6.bin"
@@ -121,3 +123,13 @@ def test_real_evidence_is_appraised_by_the_same_clauses(corpus: Path) -> None:
     )
     assert result.trust == "hardware"
     assert [reason.clause for reason in result.reasons] == ["tcb_status", "advisories", "platform_features"]
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 25))])
+@pytest.mark.parametrize(("file", "day", "status", "advisories"), GOOD[:2] + GOOD[5:6])
+def test_no_mutated_real_quote_is_accepted_with_other_claims(
+    corpus: Path, file: str, day: str, status: str, advisories: str, seed: int
+) -> None:
+    evidence, collateral, now = _recorded(corpus, file, day)
+    good = Good(tee=evidence.tee, quote=evidence.quote, collateral=collateral, root=INTEL_ROOT, now=now)
+    assert judge_mutations(good, count=100, chance=random.Random(seed)) > 70
