@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ppml_airflow.attestation.collateral.source import CachedCollateral
+from ppml_airflow.attestation.verifiers import VerifierPool
 from ppml_airflow.broker.service.api import create_app
 from ppml_airflow.broker.service.assembly import build_broker
 from ppml_airflow.broker.service.broker import Broker
@@ -36,13 +38,13 @@ def run(config: Path) -> None:
     require_anchored(broker)
     app = create_app(broker, callers=lambda: load_callers(settings.tokens))
     logger.info("broker of domain %s, trust: %s", broker.domain.name, broker.domain.trust)
-    with refreshing(broker):
+    with helped(broker):
         serve(app, listen=settings.listen)
 
 
 @contextmanager
-def refreshing(broker: Broker) -> Iterator[None]:
-    """Refresh collateral ahead, in a thread, as long as the broker serves."""
+def helped(broker: Broker) -> Iterator[None]:
+    """Refresh collateral ahead in a thread as long as the broker serves; end its verifiers with it."""
     stop = threading.Event()
     if isinstance(broker.collateral, CachedCollateral):
         arguments = {"clock": broker.clock, "stop": stop}
@@ -51,6 +53,8 @@ def refreshing(broker: Broker) -> Iterator[None]:
         yield
     finally:
         stop.set()
+        if isinstance(broker.verify, VerifierPool):
+            broker.verify.close()
 
 
 def serve(app: FastAPI, *, listen: Sequence[str]) -> None:
@@ -62,4 +66,7 @@ def serve(app: FastAPI, *, listen: Sequence[str]) -> None:
     with ExitStack() as stack:
         sockets = [stack.enter_context(listening_socket(address)) for address in listen]
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
-        uvicorn.Server(config).run(sockets=sockets)
+        server = uvicorn.Server(config)
+        # When uvicorn raises the signal that ended it once more, there is still something to end.
+        signal.signal(signal.SIGTERM, lambda number, frame: setattr(server, "should_exit", True))
+        server.run(sockets=sockets)
