@@ -84,13 +84,14 @@ def _nearest(path: tuple[int | str, ...], *, model: type[BaseModel]) -> str:
     kind: Any = model
     for part in outer:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kind = kind.model_fields[str(part)].annotation
+            field = kind.model_fields.get(str(part))
+            kind = field.annotation if field is not None else None
         else:
-            kind = get_args(kind)[-1]  # of a list or a mapping: what it holds
-        while not isinstance(kind, type) and type(None) in get_args(kind):
+            kind = next(reversed(get_args(kind)), None)  # of a list or a mapping: what it holds
+        if type(None) in get_args(kind):
             kind = get_args(kind)[0]  # of an optional field
     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-        return ""
+        return ""  # one of several models: which was meant is not known
     near = difflib.get_close_matches(str(misspelt), kind.model_fields, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

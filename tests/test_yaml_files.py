@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.yaml_files import load_yaml, parse_yaml
+from ppml_airflow.yaml_files import InvalidFileError, load_yaml, parse_yaml
 
 
 class Entry(BaseModel):
@@ -47,6 +47,31 @@ def test_wrong_element_of_a_list_is_refused_with_its_line() -> None:
 
 def test_unknown_field_is_refused_with_its_line() -> None:
     assert refusal(GOOD + "tittle: y\n").startswith("f.yaml:6: tittle: extra inputs are not permitted")
+
+
+class Choice(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    either: Entry | File
+    maybe: Entry | None = None
+    all: list[Entry] = []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "either: {size: 1}\nmaybe: {size: 1, nams: []}\n",
+            "maybe.nams: extra inputs are not permitted; did you mean names?",
+        ),
+        ("either: {size: 1}\nall:\n  - {siz: 1}\n", "all.0.siz: extra inputs are not permitted; did you mean size?"),
+        ("either: {siz: 1}\n", "siz: extra inputs are not permitted"),
+        ("either: {size: 1}\n7: x\n", "f.yaml:2: 7"),
+    ],
+)
+def test_what_an_unknown_field_may_have_meant_is_said_where_that_is_known(text: str, said: str) -> None:
+    with pytest.raises(InvalidFileError) as caught:
+        parse_yaml(text, into=Choice, name="f.yaml")
+    assert said in caught.value.message
 
 
 def test_missing_field_is_refused_with_the_line_of_what_lacks_it() -> None:

@@ -96,11 +96,14 @@ def diff(old: str, new: str, *, as_json: bool) -> None:
         lines.append("note: two names: the one does not replace the other")
     elif after.version <= before.version:
         lines.append(f"note: versions only go up: wanted {before.version + 1} or later to sign it")
-    lines += [f"+ allowed now: {line}" for line in changes.allowed]
+    click.echo("\n".join(plain(line) for line in (*lines, *_describe_changes(before, after))))
+
+
+def _describe_changes(before: Policy, after: Policy) -> list[str]:
+    changes = compare_policies(before, new=after)
+    lines = [f"+ allowed now: {line}" for line in changes.allowed]
     lines += [f"- refused now: {line}" for line in changes.refused]
-    if not changes.allowed and not changes.refused:
-        lines.append("nothing changes: whatever evidence the one accepts, the other does")
-    click.echo("\n".join(plain(line) for line in lines))
+    return lines or ["nothing changes: whatever evidence the one accepts, the other does"]
 
 
 @policy.command()
@@ -118,6 +121,9 @@ def sign(file: Path, *, keys: tuple[Path, ...]) -> None:
     home = Home.default()
     owner = Owner.load(home, key_files=keys)
     parsed = parse_policy_file(file.read_text(), domain_id=owner.domain.domain_id, name=str(file))
+    before = owner.policies().get(parsed.name)
+    if before is not None:
+        click.echo("\n".join(_describe_changes(before, parsed)))
     envelope = owner.store_policy(parsed)
     click.echo(f"policy {parsed.name} version {parsed.version} signed: {envelope.digest}")
     stack = Stack(home)

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import ImageReference, Policy, SgxSigner, TdxConditions
@@ -148,6 +150,20 @@ def test_every_mistake_is_named_at_once() -> None:
 def test_text_that_is_no_policy_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_policy_file(text, domain_id=DOMAIN)
+
+
+@given(
+    at=st.integers(0, len(GOOD) - 1),
+    length=st.integers(0, 20),
+    instead=st.text(alphabet=" \n:-[]{}&*!'\"#|>%@`,?~0a.", max_size=8) | st.text(max_size=8),
+)
+@settings(max_examples=300, deadline=None)
+def test_mangled_policy_file_is_read_or_refused_and_nothing_else(at: int, length: int, instead: str) -> None:
+    try:
+        policy = parse_policy_file(GOOD[:at] + instead + GOOD[at + length :], domain_id=DOMAIN)
+    except ConfigurationError:
+        return
+    assert parse_policy_file(format_policy_file(policy), domain_id=DOMAIN) == policy
 
 
 def test_field_written_twice_is_refused() -> None:

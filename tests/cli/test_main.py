@@ -74,4 +74,6 @@ def test_a_policy_is_shown_as_the_file_that_signs_its_next_version(home: Home, o
     signed = CliRunner().invoke(main.cli, ["policy", "sign", str(file)])
     assert signed.exit_code == 0, signed.output
     assert owner.policies()["default"].images["spark"].measurements == ("b" * 64,)
+    assert f"+ allowed now: image spark by measurement {'b' * 64}" in signed.output
+    assert f"- refused now: image spark by measurement {'a' * 64}" in signed.output
     assert CliRunner().invoke(main.cli, ["policy", "show", "other"]).exit_code != 0
