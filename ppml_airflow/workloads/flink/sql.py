@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError
+from ppml_airflow.errors import ConfigurationError, UnavailableError
 from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.workloads.flink.cluster import FlinkCluster
 from ppml_airflow.workloads.flink.settings import event_times
@@ -19,6 +19,7 @@ from ppml_airflow.workloads.guest_socket import Connection
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
 from ppml_airflow.workloads.params import typed_literals
+from ppml_airflow.workloads.statements import load_statement, statement_error
 from ppml_airflow.workloads.vocabulary import Outcome, outcome_of
 
 _START_S = 120.0
@@ -49,7 +50,7 @@ class FlinkSql:
                 be right.
             UnavailableError: Flink did not start in time.
         """
-        self._columns = self.judge(_load_statement(self._job))
+        self._columns = self.judge(load_statement(self._job))
         return {self._job.outputs[0].dataset: self._columns}
 
     def judge(self, statement: str) -> tuple[Column, ...]:
@@ -75,7 +76,7 @@ class FlinkSql:
         )
         answer = self._expect(self._control)
         if "error" in answer:
-            raise self._statement_error(answer["error"])
+            raise statement_error(answer["error"], job=self._job)
         return tuple(Column(name=column["name"], type=column["type"]) for column in answer["columns"])
 
     def run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
@@ -128,31 +129,3 @@ class FlinkSql:
         if answer is None:
             raise ConfigurationError(f"flink ended while it started: {self._cluster.log_tail()}")
         return answer
-
-    def _statement_error(self, error: Mapping[str, Any]) -> PpmlError:
-        place = f"line {error['line']}, column {error['column']}: " if "line" in error else ""
-        return ConfigurationError(
-            f"{self._job.argv[0]}: {place}{error['message']}", code=error["code"], hint=self._hint(error["code"])
-        )
-
-    def _hint(self, code: str) -> str:
-        if code == "unknown_table":
-            names = ", ".join(sorted(table.view for table in self._job.inputs))
-            return f"granted streams: {names}" if names else "no stream is granted"
-        if code in ("unknown_column", "no_event_time"):
-            return "; ".join(
-                f"{table.view} has {', '.join(column.name for column in table.columns)}" for table in self._job.inputs
-            )
-        if code == "sql_refused":
-            return "write it as one query: SELECT, WITH or VALUES; give days and limits as params"
-        return ""
-
-
-def _load_statement(job: WorkloadJob) -> str:
-    file = job.code / job.argv[0]
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"statement file {job.argv[0]} is not among the step's code files") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"statement file {job.argv[0]} is not UTF-8") from error

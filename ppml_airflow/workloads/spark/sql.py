@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError
+from ppml_airflow.errors import ConfigurationError, UnavailableError
 from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.workloads.guest_socket import Connection, input_links
 from ppml_airflow.workloads.installation import ImageInstallation
@@ -20,6 +20,7 @@ from ppml_airflow.workloads.params import typed_literals
 from ppml_airflow.workloads.spark.outputs import collect_output
 from ppml_airflow.workloads.spark.process import SparkProcess
 from ppml_airflow.workloads.spark.types import arrow_columns, spark_schema
+from ppml_airflow.workloads.statements import load_statement, statement_error
 from ppml_airflow.workloads.vocabulary import Outcome, outcome_of
 
 _HEAP_SHARE = 0.7
@@ -52,7 +53,7 @@ class SparkSql:
                 `unknown_parameter` or `sql_invalid`; says what, where and what would be right.
             UnavailableError: Java did not start in time.
         """
-        self._columns = self.judge(_load_statement(self._job))
+        self._columns = self.judge(load_statement(self._job))
         self._is_prepared = True
         return {self._job.outputs[0].dataset: self._columns}
 
@@ -70,7 +71,7 @@ class SparkSql:
             {"op": "judge", "sql": statement, "views": self._views, "params": typed_literals(self._job.params)},
         )
         if "error" in answer:
-            raise self._statement_error(answer["error"])
+            raise statement_error(answer["error"], job=self._job)
         return arrow_columns(answer["columns"], dataset=self._job.outputs[0].dataset)
 
     def run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
@@ -139,31 +140,3 @@ class SparkSql:
         if answer is None:
             raise ConfigurationError(f"spark ended while it started: {self._process.log_tail()}")
         return answer
-
-    def _statement_error(self, error: Mapping[str, Any]) -> PpmlError:
-        place = f"line {error['line']}, column {error['column']}: " if "line" in error else ""
-        return ConfigurationError(
-            f"{self._job.argv[0]}: {place}{error['message']}", code=error["code"], hint=self._hint(error["code"])
-        )
-
-    def _hint(self, code: str) -> str:
-        if code == "unknown_table":
-            names = ", ".join(sorted(table.view for table in self._job.inputs))
-            return f"granted tables: {names}" if names else "no table is granted"
-        if code == "unknown_column":
-            return "; ".join(
-                f"{table.view} has {', '.join(column.name for column in table.columns)}" for table in self._job.inputs
-            )
-        if code == "sql_refused":
-            return "write it as one query: SELECT, WITH or VALUES; give days and limits as params"
-        return ""
-
-
-def _load_statement(job: WorkloadJob) -> str:
-    file = job.code / job.argv[0]
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"statement file {job.argv[0]} is not among the step's code files") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"statement file {job.argv[0]} is not UTF-8") from error
