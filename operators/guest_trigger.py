@@ -17,9 +17,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from ppml_airflow.enclaves.runtimes.docker import ask_watch
 from ppml_airflow.errors import PpmlError, UnavailableError
+from ppml_airflow.operators.async_broker import async_broker, cancel_step
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.operators.launches import describe_event
-from ppml_airflow.operators.triggers import cancel_step, problem_event, status_client
+from ppml_airflow.operators.triggers import problem_event
 from ppml_airflow.protocol.launches import GuestProblem, GuestResult, WatchRequest
 
 _PATIENCE_S = 60.0
@@ -67,7 +68,7 @@ class GuestTrigger(BaseTrigger):
         except PpmlError as error:
             self.log.warning("step %s: its enclave was not ended: %s", self.step, error)
         try:
-            async with status_client(hook) as client:
+            async with async_broker(hook) as client:
                 await cancel_step(client, run_id=self.run_id, step=self.step)
         except PpmlError as error:
             self.log.warning("step %s is not cancelled at the broker: %s", self.step, error)

@@ -37,7 +37,6 @@ class AttestationSensor(BaseSensorOperator):
         after: the task in front of this gate, or its id.
         pipeline: name of the approved pipeline; the dag_id if None.
         ppml_conn_id: the connection.
-        poke_interval: pause between two questions to the broker, in seconds.
         timeout: how long to wait at most.
         retries: tries after something did not answer, or after Airflow itself lost the task between trigger and worker.
             A denial is never tried again.
@@ -51,7 +50,6 @@ class AttestationSensor(BaseSensorOperator):
         task_id: str = "",
         pipeline: str | None = None,
         ppml_conn_id: str = PpmlHook.default_conn_name,
-        poke_interval: float = 2.0,
         timeout: float = 12 * 3600.0,
         retries: int = 2,
         retry_delay: timedelta = timedelta(seconds=10),
@@ -65,7 +63,6 @@ class AttestationSensor(BaseSensorOperator):
         task_id = task_id or f"gate_{self.gate}_{self.step.replace('.', '_')}"
         super().__init__(
             task_id=task_id,
-            poke_interval=poke_interval,
             timeout=timeout,
             retries=retries,
             retry_delay=retry_delay,
@@ -135,13 +132,7 @@ class AttestationSensor(BaseSensorOperator):
 
     def _wait(self, status: StepStatus, *, until: Until) -> None:
         self.log.info("step %s waits for %s", self.step, status.waiting_for or until)
-        trigger = StepTrigger(
-            ppml_conn_id=self.ppml_conn_id,
-            run_id=status.run_id,
-            step=self.step,
-            until=until,
-            poll_s=self.poke_interval,
-        )
+        trigger = StepTrigger(ppml_conn_id=self.ppml_conn_id, run_id=status.run_id, step=self.step, until=until)
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=self.timeout))
 
     def _pass(self, status: StepStatus) -> dict[str, str]:

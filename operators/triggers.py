@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
-from urllib.parse import quote
 
-import httpx
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from ppml_airflow import canonical
 from ppml_airflow.errors import BY_KIND, PpmlError, UnavailableError
 from ppml_airflow.operators.hook import PpmlHook
-from ppml_airflow.protocol.client import raise_problem
+from ppml_airflow.operators.watch import POLL_S, Watch, wait_for_bell
 from ppml_airflow.protocol.messages import StepStatus
 
 Until = Literal["inputs", "granted", "committed"]
@@ -31,20 +27,18 @@ class StepTrigger(BaseTrigger):
         run_id: the broker's.
         step: name of the step.
         until: what to wait for.
-        poll_s: pause between two questions.
     """
 
-    def __init__(self, *, ppml_conn_id: str, run_id: str, step: str, until: Until, poll_s: float) -> None:
+    def __init__(self, *, ppml_conn_id: str, run_id: str, step: str, until: Until) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow leaves it untyped
         self.ppml_conn_id = ppml_conn_id
         self.run_id = run_id
         self.step = step
         self.until = until
-        self.poll_s = poll_s
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, as the database keeps them."""
-        arguments = {name: getattr(self, name) for name in ("ppml_conn_id", "run_id", "step", "until", "poll_s")}
+        arguments = {name: getattr(self, name) for name in ("ppml_conn_id", "run_id", "step", "until")}
         return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -52,28 +46,30 @@ class StepTrigger(BaseTrigger):
         hook = PpmlHook(self.ppml_conn_id)
         hook.connection = await PpmlHook.aget_connection(self.ppml_conn_id)
         try:
-            async with status_client(hook) as client:
-                await self._wait(client, patience_s=hook.patience_s)
+            async with Watch.joined(hook) as watch:
+                await self._wait(watch, patience_s=hook.patience_s)
             event = {"woken": "settled"}
         except PpmlError as error:
             event = problem_event(error)
         yield TriggerEvent({**event, "until": self.until})  # type: ignore[no-untyped-call]  # Airflow leaves it untyped
 
-    async def _wait(self, client: httpx.AsyncClient, *, patience_s: float) -> None:
+    async def _wait(self, watch: Watch, *, patience_s: float) -> None:
         answered, shown = time.monotonic(), ""
-        while True:
-            try:
-                status = await ask_status(client, run_id=self.run_id, step=self.step)
-            except UnavailableError as error:
-                if time.monotonic() - answered > patience_s:
-                    raise
-                shown = self._show(f"waits for the broker: {error.message}", shown=shown)
-            else:
-                answered = time.monotonic()
+        with watch.bell(self.run_id) as bell:
+            while True:
+                try:
+                    status = await watch.status(run_id=self.run_id, step=self.step)
+                except UnavailableError as error:
+                    if time.monotonic() - answered > patience_s:
+                        raise
+                    shown = self._show(f"waits for the broker: {error.message}", shown=shown)
+                    await wait_for_bell(bell, at_most_s=POLL_S)
+                    continue
                 if is_settled(status, until=self.until):
                     return
                 shown = self._show(f"waits for {status.waiting_for or self.until}", shown=shown)
-            await asyncio.sleep(self.poll_s)
+                await wait_for_bell(bell)
+                answered = time.monotonic()
 
     def _show(self, text: str, *, shown: str) -> str:
         if text != shown:
@@ -110,42 +106,3 @@ def is_settled(status: StepStatus, *, until: Until) -> bool:
     if until == "inputs":
         return not status.waiting_for.startswith("inputs")
     return status.state in REFUSED or (until == "granted" and status.granted)
-
-
-def status_client(hook: PpmlHook) -> httpx.AsyncClient:
-    """An asynchronous client of the broker."""
-    headers = {"Authorization": f"Bearer {hook.token}"} if hook.token else {}
-    url, transport = hook.broker_url, None
-    if url.startswith("unix:"):
-        url, transport = "http://local", httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"))
-    return httpx.AsyncClient(base_url=url, transport=transport, headers=headers, timeout=30.0, trust_env=False)
-
-
-async def ask_status(client: httpx.AsyncClient, *, run_id: str, step: str) -> StepStatus:
-    """The state of one step.
-
-    Raises:
-        UnavailableError: no answer.
-        PpmlError: what the broker answered with.
-    """
-    return await _ask(client, "GET", f"/ppml/v1/runs/{run_id}/steps/{quote(step)}")
-
-
-async def cancel_step(client: httpx.AsyncClient, *, run_id: str, step: str) -> StepStatus:
-    """Fence the attempt of a step.
-
-    Raises:
-        UnavailableError: no answer.
-        PpmlError: what the broker answered with.
-    """
-    return await _ask(client, "POST", f"/ppml/v1/runs/{run_id}/steps/{quote(step)}/cancel")
-
-
-async def _ask(client: httpx.AsyncClient, method: str, path: str) -> StepStatus:
-    try:
-        response = await client.request(method, path)
-    except httpx.TransportError as error:
-        raise UnavailableError(f"broker does not answer: {type(error).__name__}") from error
-    if response.is_error:
-        raise_problem(response.status_code, response.content)
-    return canonical.decode(response.content, into=StepStatus)

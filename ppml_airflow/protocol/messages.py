@@ -7,7 +7,9 @@ that is measured with its image.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import Binding, ParamValue
@@ -86,6 +88,16 @@ class StepStatus(Document, frozen=True, kw_only=True):
     disclosed: Mapping[Name, int]
     """The counts that the committed attempt let out, as the approval allows."""
     trust: Trust
+
+
+class Changes(Document, frozen=True, kw_only=True):
+    """The runs whose steps may stand elsewhere than when `number` was what was asked for."""
+
+    number: Annotated[int, Meta(ge=0)]
+    """What to ask for next time. A smaller one than was asked for means that the broker has been restored."""
+    runs: tuple[HexId, ...]
+    everything: bool
+    """Any run may: a policy, an approval or a certificate changed, or too many runs for one answer."""
 
 
 class Attest(Document, frozen=True, kw_only=True):

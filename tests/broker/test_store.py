@@ -32,6 +32,7 @@ DROP TABLE log_node;
 DROP TABLE recovery;
 DROP TABLE alembic_version;
 ALTER TABLE chain RENAME TO log;
+DROP TABLE changed;
 CREATE INDEX ix_log_run_id ON log (run_id);
 """
 """Makes a store what the first release wrote: a log that is a hash chain, and no revision."""

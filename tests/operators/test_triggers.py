@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from ppml_airflow.errors import UnavailableError
-from ppml_airflow.operators.triggers import StepTrigger, ask_status, is_settled
+from ppml_airflow.operators.async_broker import ask_status
+from ppml_airflow.operators.triggers import StepTrigger, is_settled
 from tests.support.fake_pipeline import TOKEN
 
 pytestmark = pytest.mark.usefixtures("connected")
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("connected")
 
 def trigger(broker, until="committed"):
     broker.runs["nightly", "manual__1"] = "d" * 32
-    return StepTrigger(ppml_conn_id="ppml_default", run_id="d" * 32, step="count", until=until, poll_s=0.02)
+    return StepTrigger(ppml_conn_id="ppml_default", run_id="d" * 32, step="count", until=until)
 
 
 def woken(waiting):
@@ -85,9 +86,13 @@ def test_a_refusal_of_the_broker_ends_the_wait_with_its_code(broker):
 
 def test_what_is_waited_for_is_logged_once(broker, capfd):
     def move_on():
-        for change in (lambda: broker.put("count", waiting_for="receipt"), lambda: broker.commit("count")):
-            enough = broker.asked + 3
-            while broker.asked < enough:
+        for change in (
+            lambda: broker.put("count", waiting_for="receipt"),
+            lambda: broker.put("count", waiting_for="receipt"),
+            lambda: broker.commit("count"),
+        ):
+            asked = broker.asked
+            while broker.asked == asked:
                 time.sleep(0.01)
             change()
 
@@ -96,6 +101,27 @@ def test_what_is_waited_for_is_logged_once(broker, capfd):
     logged = "".join(capfd.readouterr())
     assert logged.count("step count waits for inputs: visits") == 1
     assert logged.count("step count waits for receipt") == 1
+
+
+def test_gates_of_one_broker_share_one_question_and_wake_when_their_run_changes(broker):
+    waiting = trigger(broker)
+
+    async def everybody():
+        gates = [asyncio.ensure_future(anext(waiting.run())) for _ in range(300)]
+        while broker.asked < 300:
+            await asyncio.sleep(0.1)
+        before = broker.questions
+        await asyncio.sleep(2.5)
+        questions, asked = broker.questions - before, broker.asked
+        broker.commit("count")
+        events = await asyncio.wait_for(asyncio.gather(*gates), 20)
+        return events, asked, questions
+
+    events, asked, questions = asyncio.run(everybody())
+    assert {event.payload["woken"] for event in events} == {"settled"}
+    assert asked == 300
+    assert 1 <= questions <= 3
+    assert broker.asked == 600
 
 
 def test_a_gate_is_not_settled_by_a_denial_while_inputs_are_awaited(broker):

@@ -32,6 +32,7 @@ from ppml_airflow.protocol.messages import (
     AgentTask,
     AgentTaskView,
     Bundle,
+    Changes,
     LaunchRequest,
     OpenRun,
     Published,
@@ -110,6 +111,10 @@ class FakePipelineBroker(HttpFake):
         self.closed: list[str] = []
         self.asked = 0
         """How often the state of a step was asked for."""
+        self.questions = 0
+        """How often it was asked what changed."""
+        self.changes = 0
+        """How often a step was put somewhere else."""
         for step in approval.steps if approval else ():
             self.put(step.name)
 
@@ -131,6 +136,7 @@ class FakePipelineBroker(HttpFake):
             trust="simulated",
         )
         self.steps[step] = msgspec.structs.replace(waiting, **changes)
+        self.changes += 1
 
     def commit(self, step: str, *, attempt: int = 1) -> None:
         """Let a step be committed with all its outputs."""
@@ -142,7 +148,7 @@ class FakePipelineBroker(HttpFake):
 
     def answer(self, method: str, parts: list[str], body: bytes, headers: dict[str, str]) -> object:
         route = parts[2:]
-        if route[0] == "runs" and headers.get("Authorization") != f"Bearer {TOKEN}":
+        if route[0] in ("runs", "changes") and headers.get("Authorization") != f"Bearer {TOKEN}":
             raise PolicyDeniedError("caller has no valid token", code="token_unknown")
         match method, route:
             case "GET", ["health"]:
@@ -151,6 +157,10 @@ class FakePipelineBroker(HttpFake):
                 return self._signed(self.approval) if self.approval else None
             case "POST", ["runs"]:
                 return self._open(canonical.decode(body, into=OpenRun))
+            case "GET", ["changes", since]:
+                self.questions += 1
+                runs = tuple(self.runs.values()) if self.changes > int(since) else ()
+                return Changes(number=self.changes, runs=runs, everything=False)
             case "GET", ["runs", run_id]:
                 return self._view(run_id)
             case "GET", ["runs", run_id, "steps", step]:

@@ -37,9 +37,9 @@ def nightly(*, schedule: str | None = "0 2 * * *", **changes: Any) -> DAG:
         count = TrustedSparkSubmitOperator(task_id="count", **step)
         (
             EncryptOperator(dataset="visits")
-            >> AttestationSensor(before=count, poke_interval=0.05)
+            >> AttestationSensor(before=count)
             >> count
-            >> AttestationSensor(after=count, poke_interval=0.05)
+            >> AttestationSensor(after=count)
             >> DecryptOperator(dataset="report")
             >> PassportOperator()
         )

@@ -20,6 +20,7 @@ def end_open_attempts(ledger: Ledger, *, run_id: str, step: str | None, outcome:
         if row.outcome == "open":
             ledger.connection.execute(sa.update(table).where(table.c.id == row.id).values(outcome=outcome))
             free_reservations(ledger, lease_id=row.lease_id)
+            ledger.changed(run_id)
 
 
 def free_reservations(ledger: Ledger, *, lease_id: str) -> None:
@@ -81,6 +82,8 @@ def end_silent_holder(ledger: Ledger, *, dataset: str) -> None:
     row = store.one(ledger.connection, sa.select(table.c.lease_id).where(table.c.dataset == dataset))
     if row is not None:
         attempt = store.attempt
+        holder = store.one(ledger.connection, sa.select(attempt.c.run_id).where(attempt.c.lease_id == row.lease_id))
         query = sa.update(attempt).where(attempt.c.lease_id == row.lease_id, attempt.c.outcome == "open")
         ledger.connection.execute(query.values(outcome="fenced"))
+        ledger.changed(holder.run_id if holder else None)
         free_reservations(ledger, lease_id=row.lease_id)

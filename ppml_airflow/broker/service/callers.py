@@ -26,13 +26,17 @@ class Caller(Document, frozen=True, kw_only=True):
     name: Name
     pipelines: tuple[str, ...]
 
+    def may_run(self, pipeline: str) -> bool:
+        """Whether this caller's token names a pipeline."""
+        return pipeline in self.pipelines or "*" in self.pipelines
+
     def require_scope(self, pipeline: str) -> None:
         """Refuse a pipeline that this caller's token does not name.
 
         Raises:
             PolicyDeniedError: out of scope.
         """
-        if pipeline not in self.pipelines and "*" not in self.pipelines:
+        if not self.may_run(pipeline):
             raise PolicyDeniedError(f"caller {self.name} may not run {pipeline}", code="out_of_scope")
 
 

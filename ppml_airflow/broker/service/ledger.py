@@ -214,6 +214,14 @@ class Ledger:
     def append(self, kind: LogKind, *, body: Digest, run_id: str | None) -> None:
         """Append to the log."""
         self.log.append(kind, body=body, run_id=run_id, time=self.time)
+        self.changed(run_id)
+
+    def changed(self, run_id: str | None) -> None:
+        """Note that steps of a run, or of any run, may stand elsewhere than before: who waits for them asks again."""
+        table, place = store.changed, {"run_id": run_id or store.EVERY_RUN}
+        newest = self.connection.execute(sa.select(sa.func.max(table.c.number))).scalar_one() or 0
+        self.connection.execute(sa.delete(table).filter_by(**place))
+        self.connection.execute(sa.insert(table).values(**place, number=newest + 1))
 
     @property
     def epoch(self) -> int:

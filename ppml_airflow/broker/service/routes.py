@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from ppml_airflow.broker.service import closing, leases, logs, owners, receipts, releases, runs
+from ppml_airflow.broker.service import changes, closing, leases, logs, owners, receipts, releases, runs
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError
 from ppml_airflow.protocol.messages import (
     Attest,
     Bundle,
+    Changes,
     Commit,
     DomainView,
     LeaseAnswer,
@@ -89,6 +90,12 @@ def _find_run(broker: Broker, call: Call) -> RunView | None:
     )
 
 
+def _changes(broker: Broker, call: Call) -> Changes:
+    if call.caller is None:
+        raise PolicyDeniedError("caller has no valid token", code="token_unknown")
+    return changes.changes(broker, since=_size(call, "since"), caller=call.caller)
+
+
 def _health(broker: Broker, _call: Call) -> dict[str, str]:
     with broker.decision():
         pass
@@ -130,14 +137,14 @@ def _put(handle: Callable[..., Digest]) -> Callable[[Broker, Call], object]:
 
 
 def _size(call: Call, name: str) -> int:
-    """A number of log entries in the path.
+    """A number in the path.
 
     Raises:
         MalformedInputError: not one, or not written the usual way.
     """
     text = call.path[name]
     if not (text.isascii() and text.isdigit() and len(text) <= 16 and str(int(text)) == text):
-        raise MalformedInputError(f"{name} is {text[:20]!r}, wanted a number of log entries")
+        raise MalformedInputError(f"{name} is {text[:20]!r}, wanted a whole number")
     return int(text)
 
 
@@ -261,6 +268,14 @@ ROUTES: tuple[Route, ...] = (
         summary="What a guest needs to build the job",
         handle=_step(runs.bundle),
         answer=Bundle,
+        needs_token=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/changes/{{since}}",
+        summary="Runs whose steps may stand elsewhere than at that number",
+        handle=_changes,
+        answer=Changes,
         needs_token=True,
     ),
     Route(

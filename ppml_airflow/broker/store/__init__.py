@@ -2,9 +2,11 @@
 
 from ppml_airflow.broker.store.database import Store, one
 from ppml_airflow.broker.store.tables import (
+    EVERY_RUN,
     SCHEMA,
     approval_in_force,
     attempt,
+    changed,
     collateral,
     denial,
     document,
@@ -25,10 +27,12 @@ from ppml_airflow.broker.store.tables import (
 )
 
 __all__ = [
+    "EVERY_RUN",
     "SCHEMA",
     "Store",
     "approval_in_force",
     "attempt",
+    "changed",
     "collateral",
     "denial",
     "document",

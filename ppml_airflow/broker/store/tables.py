@@ -9,6 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 SCHEMA = sa.MetaData()
+EVERY_RUN = "*"
+"""Stands for all runs in `changed`; no run is called so."""
 
 document = sa.Table(
     "document",
@@ -184,3 +186,10 @@ recovery = sa.Table(
     sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("digest", sa.String, nullable=False),
 )
+changed = sa.Table(
+    "changed",
+    SCHEMA,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False, unique=True),
+)
+"""When the state of a run's steps last changed, in numbers that only grow."""
