@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import pydantic
 
+from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.yaml_files import load_yaml
 
 
@@ -23,13 +26,30 @@ class CollateralServiceSettings(pydantic.BaseModel):
     """Fetched anew after so long; it lives 30 days."""
 
 
+class TlsSettings(pydantic.BaseModel):
+    """The broker's own certificate."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    certificate: Path
+    """PEM, the broker's first, then the CAs between it and the root."""
+    key: Path
+    """PEM, without a passphrase; 0600."""
+
+
 class BrokerSettings(pydantic.BaseModel):
     """Where the broker listens and finds what it needs. No secret stands in it, only paths to secrets."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     listen: tuple[str, ...]
-    """`http://127.0.0.1:8650` or `unix:/path/to/socket`; several are served at once."""
+    """`https://host:port`, `http://127.0.0.1:8650` or `unix:/path/to/socket`; several are served at once."""
+    tls: TlsSettings | None = None
+    """Needed for `https://`."""
+    requests_per_second: pydantic.PositiveInt = 500
+    """How often one peer may ask; whoever comes over a Unix socket is one peer."""
+    audit_log: Path
+    """Who asked for what with which outcome, a line of JSON each, without secrets."""
     domain: Path
     """domain.json of the owners."""
     signing_key: Path
@@ -59,7 +79,26 @@ def load_settings(path: Path) -> BrokerSettings:
         ConfigurationError: no such file, not YAML, or a field that is missing, unknown or wrong.
     """
     settings = load_yaml(path, into=BrokerSettings)
+    _require_private(settings)
     return settings.model_copy(update=_absolute(settings, base=path.resolve().parent))
+
+
+def _require_private(settings: BrokerSettings) -> None:
+    """Tokens pass no network in the clear."""
+    for address in settings.listen:
+        if address.startswith("http://") and not _is_loopback(urlsplit(address).hostname or ""):
+            raise ConfigurationError(
+                f"address {address} would be served without TLS", hint="write https:// and set tls"
+            )
+        if address.startswith("https://") and settings.tls is None:
+            raise ConfigurationError(f"address {address} needs a certificate", hint="set tls: certificate, key")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _absolute(settings: BrokerSettings, *, base: Path) -> dict[str, object]:
@@ -69,5 +108,7 @@ def _absolute(settings: BrokerSettings, *, base: Path) -> dict[str, object]:
     service = settings.collateral_service
     if service is not None and service.ca_file is not None:
         absolute["collateral_service"] = service.model_copy(update={"ca_file": base / service.ca_file})
+    if settings.tls is not None:
+        absolute["tls"] = TlsSettings(certificate=base / settings.tls.certificate, key=base / settings.tls.key)
     absolute["tee_roots"] = tuple(base / root for root in settings.tee_roots)
     return absolute

@@ -1,4 +1,4 @@
-"""`ppml broker serve | recover | checkpoint | prove`: what the broker's operator and its auditors do with its log."""
+"""`ppml broker serve | recover | backup | checkpoint | prove`: for who runs a broker, and for auditors of its log."""
 
 from __future__ import annotations
 
@@ -64,6 +64,20 @@ def recover(*, config: Path | None, accept: bool) -> None:
         click.echo("anchor: follows the recovery that another instance has made")
     else:
         click.echo(f"epoch: {made.epoch}; leases, gates and runs of earlier ones are void")
+
+
+@broker.command()
+@click.argument("target", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@_CONFIG
+def backup(target: Path, *, config: Path | None) -> None:
+    """Copy the broker's SQLite database to a new FILE, while the broker works."""
+    from ppml_airflow.broker.settings import load_settings
+    from ppml_airflow.broker.store import Store
+
+    store = Store.open(load_settings(config or Home.default().broker / "broker.yaml").database)
+    store.back_up(target)
+    store.close()
+    click.echo(f"backup: {target}")
 
 
 @broker.command()

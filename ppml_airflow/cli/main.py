@@ -17,7 +17,7 @@ from ppml_airflow.errors import PpmlError
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "approve": ("approve:approve", "Show an approval in words, and sign it as an owner"),
-    "broker": ("broker:broker", "Serve and recover a broker, show and prove its log"),
+    "broker": ("broker:broker", "Serve, back up and recover a broker, show and prove its log"),
     "collateral": ("collateral:collateral", "Fetch collateral, list it, carry it to machines without network"),
     "compile": ("compile:command", "Compile a DAG to an unsigned approval"),
     "demo": ("demo:demo", "Run a shipped pipeline once, in a simulated domain"),

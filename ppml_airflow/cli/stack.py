@@ -194,6 +194,7 @@ def write_broker_settings(home: Home) -> str:
         "signing_key": "signing.pem",
         "database": "broker.db",
         "anchor": "anchor",
+        "audit_log": "audit.log",
         "keystore": "keystore.json",
         "passphrase": "passphrase",
         "dataset_keys": "dataset-keys",

@@ -7,6 +7,8 @@ the class that they were there. A broker that does not answer is an UnavailableE
 from __future__ import annotations
 
 import base64
+import os
+import ssl
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,7 +19,14 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Run
-from ppml_airflow.errors import BY_KIND, ConfigurationError, MalformedInputError, PpmlError, UnavailableError
+from ppml_airflow.errors import (
+    BY_KIND,
+    ConfigurationError,
+    MalformedInputError,
+    PpmlError,
+    UnavailableError,
+    VerificationError,
+)
 from ppml_airflow.protocol.messages import (
     Attest,
     Bundle,
@@ -39,6 +48,7 @@ from ppml_airflow.units import Digest
 
 T = TypeVar("T")
 _ADDRESS_HINT = "write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+CA_FILE = "PPML_CA_FILE"
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -53,6 +63,21 @@ def endpoint(url: str) -> tuple[httpx.HTTPTransport | None, str]:
     if url.startswith(("http://", "https://")):
         return None, _checked(url.rstrip("/"))
     raise ConfigurationError(f"address {url!r} has an unknown scheme", hint=_ADDRESS_HINT)
+
+
+def _trusted_roots() -> ssl.SSLContext:
+    """Who may vouch for a server: the CAs in the file that PPML_CA_FILE names, else those that come with httpx.
+
+    Raises:
+        ConfigurationError: the file holds no certificates.
+    """
+    path = os.environ.get(CA_FILE)
+    if path is None:
+        return httpx.create_ssl_context(trust_env=False)
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"{CA_FILE}={path} holds no CA certificates: {error}") from error
 
 
 def _checked(url: str) -> str:
@@ -99,7 +124,12 @@ class JsonClient:
         self.url = url
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(
-            base_url=base_url, transport=transport, headers=headers, timeout=timeout_s, trust_env=False
+            base_url=base_url,
+            transport=transport,
+            headers=headers,
+            timeout=timeout_s,
+            trust_env=False,
+            verify=_trusted_roots() if base_url.startswith("https://") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
 
     def __enter__(self) -> Self:
@@ -129,6 +159,12 @@ class JsonClient:
         try:
             response = self._http.request(method, path, content=content, headers=_JSON if content else {})
         except httpx.TransportError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise VerificationError(
+                    f"{self.url} shows a certificate that nobody vouches for",
+                    code="untrusted_server",
+                    hint=f"set {CA_FILE} to the file of the CA that issued it",
+                ) from error
             raise UnavailableError(
                 f"{self.url} does not answer: {type(error).__name__}", hint="is the service running?"
             ) from error

@@ -20,7 +20,7 @@ _MAX_SOCKET_PATH_BYTES = 107
 
 @contextmanager
 def listening_socket(address: str) -> Iterator[socket.socket]:
-    """Bind `unix:/path` (mode 0600, its file removed at the end) or `http://host:port`.
+    """Bind `unix:/path` (mode 0600, its file removed at the end) `http://host:port` or `https://host:port`.
 
     The caller must know that no other living process serves the same path: a socket file found there is replaced.
 

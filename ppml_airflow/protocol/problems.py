@@ -20,6 +20,7 @@ _STATUS: dict[type[PpmlError], int] = {
     PolicyDeniedError: 403,
     UnavailableError: 503,
 }
+_STATUS_OF_CODE = {"too_many_requests": 429, "too_long": 413, "too_slow": 408}
 
 
 def problem_of(error: PpmlError) -> Problem:
@@ -35,4 +36,4 @@ def problem_of(error: PpmlError) -> Problem:
 
 def problem_answer(error: PpmlError) -> tuple[int, bytes]:
     """The HTTP status and the canonical body of an answer that tells of an error."""
-    return _STATUS.get(type(error), 500), canonical.encode(problem_of(error))
+    return _STATUS_OF_CODE.get(error.code, _STATUS.get(type(error), 500)), canonical.encode(problem_of(error))

@@ -828,7 +828,7 @@ def test_a_body_with_an_unknown_field_a_float_or_a_duplicate_is_refused(world: W
 
 def test_an_oversized_body_is_refused_before_it_is_parsed(world: World) -> None:
     response = world.client._http.post("/kbs/v0/auth", content=b"x" * 5000)
-    assert response.status_code == 422
+    assert response.status_code == 413
     assert b"too_long" in response.content
 
 

@@ -42,6 +42,7 @@ def write_home(folder: Path, *, platform: SimulatedPlatform, owners: Owners) -> 
         "signing_key": "signing.pem",
         "database": "broker.db",
         "anchor": "anchor",
+        "audit_log": "audit.log",
         "keystore": "keystore.json",
         "passphrase": "passphrase",
         "dataset_keys": "dataset-keys",

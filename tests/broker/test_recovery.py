@@ -284,6 +284,24 @@ def test_the_command_shows_what_is_lost_and_goes_on_only_when_told(tmp_path: Pat
     assert yaml.safe_load(config.read_text())["anchor"] == "anchor"
 
 
+def test_a_backup_is_the_store_as_it_was_and_its_owners_alone(tmp_path: Path, world: World) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    config = write_home(home, platform=world.platform, owners=world.owners)
+    settings = yaml.safe_load(config.read_text()) | {"database": world.database}
+    config.write_text(yaml.safe_dump(settings))
+    world.publish("plans")
+    backup, size = tmp_path / "backup.db", log_size(world)
+    assert invoke("backup", str(backup), "--config", str(config)).output == f"backup: {backup}\n"
+    assert backup.stat().st_mode & 0o077 == 0
+    restart(world, database=backup)
+    assert log_size(world) == size
+    world.publish("survey")
+    with refused(VerificationError, "store_behind"):
+        restart(world, database=backup)
+    assert isinstance(invoke("backup", str(backup), "--config", str(config)).exception, ConfigurationError)
+
+
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(command, arguments)
 

@@ -6,10 +6,11 @@ still so when it writes. SQLite locks its file for that, PostgreSQL a number. A 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -82,6 +83,23 @@ class Store:
                 yield connection
         except (OperationalError, InterfaceError, exc.TimeoutError) as error:
             raise UnavailableError(f"store does not answer: {_reason(error)}", code="store_unavailable") from error
+
+    def back_up(self, target: Path) -> None:
+        """Copy an SQLite file while it is in use, to a new file that is its owner's alone.
+
+        Raises:
+            ConfigurationError: the database is PostgreSQL, or the file exists or cannot be written.
+        """
+        if self._engine.dialect.name != "sqlite":
+            raise ConfigurationError(
+                "database is PostgreSQL, which has its own way", hint="pg_dump --format=custom, or continuous archiving"
+            )
+        try:
+            target.touch(mode=0o600, exist_ok=False)
+        except OSError as error:
+            raise ConfigurationError(f"backup {target} cannot be written: {error.strerror}") from error
+        with closing(self._engine.raw_connection()) as source, closing(sqlite3.connect(target)) as copy:
+            cast(sqlite3.Connection, source.driver_connection).backup(copy)
 
     def close(self) -> None:
         """Close all connections."""
