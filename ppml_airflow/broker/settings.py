@@ -66,8 +66,6 @@ class BrokerSettings(pydantic.BaseModel):
     """DER certificates; none in a hardware domain means Intel's compiled-in root."""
     collateral: Path
     """A file: collateral for every quote. A folder: that of `ppml collateral`, or where what is fetched is kept."""
-    collateral_seen: Path = Path("collateral-seen.json")
-    """The highest numbers of collateral so far; older collateral is refused. Brokers of one database share it."""
     collateral_service: CollateralServiceSettings | None = None
     """Absent: nothing is fetched; the file is replaced, or the folder filled, by others."""
 

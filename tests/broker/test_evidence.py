@@ -23,7 +23,7 @@ import yaml
 from ppml_airflow.attestation.collateral.cache import CollateralCache
 from ppml_airflow.attestation.collateral.memory import SeenFile
 from ppml_airflow.attestation.collateral.service import CollateralService
-from ppml_airflow.attestation.collateral.source import CachedCollateral, OneCollateral
+from ppml_airflow.attestation.collateral.source import CachedCollateral
 from ppml_airflow.attestation.evidence import Evidence
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.attestation.schemes.simulated_collateral import Conditions
@@ -31,6 +31,7 @@ from ppml_airflow.attestation.verification import VerifiedEvidence, verify_evide
 from ppml_airflow.attestation.verifiers import VerifierPool
 from ppml_airflow.broker.service.assembly import build_broker
 from ppml_airflow.broker.settings import load_settings
+from ppml_airflow.broker.store import Store
 from ppml_airflow.cli.stack import free_port
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, UnavailableError, VerificationError
 from ppml_airflow.protocol.client import BrokerClient
@@ -89,8 +90,7 @@ def test_restarted_broker_still_knows_what_it_saw(world: World) -> None:
     world.collateral = world.platform.collateral(world.now, conditions=Conditions(evaluation_number=2))
     world.pass_gate(run_id)
     world.collateral = world.platform.collateral(world.now)
-    again = OneCollateral(read=lambda: world.collateral, seen=SeenFile(world.folder / "seen.json"))
-    world.use(dataclasses.replace(world.broker, collateral=again))
+    world.use(dataclasses.replace(world.broker, store=Store.open(world.database or str(world.folder / "broker.db"))))
     with pytest.raises(PolicyDeniedError, match="collateral rollback"):
         world.pass_gate(run_id)
 

@@ -20,6 +20,7 @@ import yaml
 from starlette.testclient import TestClient
 
 from ppml_airflow import canonical
+from ppml_airflow.attestation.schemes.simulated_collateral import Conditions
 from ppml_airflow.broker import store
 from ppml_airflow.broker.service.anchor import Anchor
 from ppml_airflow.broker.service.api import create_app
@@ -27,7 +28,7 @@ from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller
 from ppml_airflow.broker.service.recovery import require_anchored
 from ppml_airflow.broker.store import Store
-from ppml_airflow.errors import PpmlError
+from ppml_airflow.errors import PolicyDeniedError, PpmlError
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.messages import LeaseAnswer, OpenRun
 from ppml_airflow.provenance.notes import verify_head
@@ -166,6 +167,17 @@ def test_decisions_at_both_instances_make_one_log(world: World, second: Broker) 
     for name in ("anchor", "second-anchor"):
         signed = verify_head((world.folder / name).read_text(), keys=[world.owners.broker.public])
         assert before < signed.head.log_size <= before + 8
+
+
+def test_collateral_that_one_instance_saw_is_not_undercut_at_the_other(world: World, second: Broker) -> None:
+    run_id = world.ready_run()
+    world.collateral = world.platform.collateral(world.now, conditions=Conditions(evaluation_number=2))
+    world.pass_gate(run_id)
+    world.collateral = world.platform.collateral(world.now)
+    gate = Guest(world, run_id=run_id, role="preflight")
+    gate.client = connect(world, second)
+    with pytest.raises(PolicyDeniedError, match="collateral rollback"):
+        gate.ask()
 
 
 def _deny(world: World, broker: Broker, index: int) -> None:

@@ -30,6 +30,7 @@ INSERT INTO chain SELECT position, run_id, entry, 'sha256:00' FROM log;
 DROP TABLE log;
 DROP TABLE log_node;
 DROP TABLE recovery;
+DROP TABLE seen_number;
 DROP TABLE alembic_version;
 ALTER TABLE chain RENAME TO log;
 DROP TABLE changed;

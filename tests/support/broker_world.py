@@ -10,7 +10,6 @@ import msgspec
 from starlette.testclient import TestClient
 
 from ppml_airflow import canonical
-from ppml_airflow.attestation.collateral.memory import SeenFile
 from ppml_airflow.attestation.collateral.source import OneCollateral
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
@@ -96,7 +95,7 @@ class World:
             kms=self.keystore,
             dataset_keys=self.folder,
             roots=(self.platform.root,),
-            collateral=OneCollateral(read=lambda: self.collateral, seen=SeenFile(self.folder / "seen.json")),
+            collateral=OneCollateral(read=lambda: self.collateral),
             verify=verify_evidence,
             clock=lambda: self.now,
             anchor=Anchor(self.folder / "anchor", key=self.owners.broker),

@@ -113,7 +113,7 @@ class CollateralCache:
 
     def _verify(self, family: PlatformFamily, *, collateral: bytes, now: datetime) -> VerifiedCollateral:
         verified = verify_collateral(collateral, family=family, roots=self.roots, now=now)
-        seen = self.seen.load().highest(family, root=verified.root_key_id)
+        seen = self.seen.highest(family, root=verified.root_key_id)
         require_not_older(verified.numbers, seen=seen)
         return verified
 

@@ -4,7 +4,7 @@ Whoever brings collateral can choose among all that its vendor ever signed and t
 would show last month's, in which a hole is not known yet. Numbers are remembered only of collateral that verified: what
 is merely claimed would lock out what is true.
 
-Kept in one file. Processes that share the file share what they saw; a restored file has forgotten.
+A cache keeps them in a file beside it, a broker in its store.
 """
 
 from __future__ import annotations
@@ -23,32 +23,30 @@ from ppml_airflow.canonical import Document
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, VerificationError
 
 
+def names_of(family: PlatformFamily, *, root: RootKeyId) -> tuple[str, str, str]:
+    """What the numbers of a family's collateral are kept under, in their order: evaluation, PCK list, root's list.
+
+    A list is its CA's and the root's, so whoever saw it for one platform saw it for all.
+    """
+    return f"evaluation/{root}/{family.tee}/{family.fmspc}", f"pck_crl/{root}/{family.ca}", f"root_crl/{root}"
+
+
+def highest_of(seen: Mapping[str, int], *, names: tuple[str, str, str]) -> CollateralNumbers:
+    """What collateral must reach, by the numbers that were seen."""
+    evaluation, pck_crl, root_crl = (seen.get(name, 0) for name in names)
+    return CollateralNumbers(evaluation=evaluation, pck_crl=pck_crl, root_crl=root_crl)
+
+
+def raised_by(numbers: CollateralNumbers, *, seen: Mapping[str, int], names: tuple[str, str, str]) -> dict[str, int]:
+    """The names whose number rises by collateral that verified, with their new number."""
+    now = dict(zip(names, (numbers.evaluation, numbers.pck_crl, numbers.root_crl), strict=True))
+    return {name: number for name, number in now.items() if number > seen.get(name, 0)}
+
+
 class SeenNumbers(Document, frozen=True, kw_only=True):
-    """Highest numbers: of evaluation by root, TEE and FMSPC; of lists by root and CA, and by root."""
+    """Highest numbers by name."""
 
-    evaluation: Mapping[str, int]
-    pck_crl: Mapping[str, int]
-    root_crl: Mapping[str, int]
-
-    def highest(self, family: PlatformFamily, *, root: RootKeyId) -> CollateralNumbers:
-        """What collateral of these platforms must reach."""
-        return CollateralNumbers(
-            evaluation=self.evaluation.get(f"{root}/{family.tee}/{family.fmspc}", 0),
-            pck_crl=self.pck_crl.get(f"{root}/{family.ca}", 0),
-            root_crl=self.root_crl.get(root, 0),
-        )
-
-    def raised(self, family: PlatformFamily, *, root: RootKeyId, numbers: CollateralNumbers) -> SeenNumbers:
-        """These numbers, and those of collateral that verified."""
-        before = self.highest(family, root=root)
-        return SeenNumbers(
-            evaluation={
-                **self.evaluation,
-                f"{root}/{family.tee}/{family.fmspc}": max(before.evaluation, numbers.evaluation),
-            },
-            pck_crl={**self.pck_crl, f"{root}/{family.ca}": max(before.pck_crl, numbers.pck_crl)},
-            root_crl={**self.root_crl, root: max(before.root_crl, numbers.root_crl)},
-        )
+    numbers: Mapping[str, int]
 
 
 def require_not_older(numbers: CollateralNumbers, *, seen: CollateralNumbers) -> None:
@@ -74,32 +72,20 @@ class SeenFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: tuple[tuple[int, int, int] | None, SeenNumbers] = (None, _EMPTY)
 
-    def load(self) -> SeenNumbers:
-        """What was seen so far; read anew only if the file changed."""
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            return _EMPTY
-        stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
-        if self._known[0] != stamp:
-            try:
-                self._known = (stamp, canonical.decode(self._path.read_bytes(), into=SeenNumbers))
-            except (OSError, MalformedInputError) as error:
-                raise ConfigurationError(
-                    f"memory of collateral {self._path} cannot be read: {error}",
-                    hint="restore it; if it is lost, remove it and import the newest collateral before anything else",
-                ) from error
-        return self._known[1]
+    def highest(self, family: PlatformFamily, *, root: RootKeyId) -> CollateralNumbers:
+        """What collateral of these platforms must reach."""
+        return highest_of(self._load(), names=names_of(family, root=root))
 
     def remember(self, family: PlatformFamily, *, root: RootKeyId, numbers: CollateralNumbers) -> None:
         """Raise what was seen, by numbers of collateral that verified. Writes only if something rises."""
-        if self.load().raised(family, root=root, numbers=numbers) == self.load():
+        names = names_of(family, root=root)
+        if not raised_by(numbers, seen=self._load(), names=names):
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            raised = self.load().raised(family, root=root, numbers=numbers)
+            seen = self._load()
+            raised = SeenNumbers(numbers={**seen, **raised_by(numbers, seen=seen, names=names)})
             partial = self._path.with_suffix(".partial")
             with partial.open("wb") as file:
                 file.write(canonical.encode(raised))
@@ -107,11 +93,19 @@ class SeenFile:
                 os.fsync(file.fileno())
             partial.replace(self._path)
 
+    def _load(self) -> Mapping[str, int]:
+        try:
+            return canonical.decode(self._path.read_bytes(), into=SeenNumbers).numbers
+        except FileNotFoundError:
+            return {}
+        except (OSError, MalformedInputError) as error:
+            raise ConfigurationError(
+                f"memory of collateral {self._path} cannot be read: {error}",
+                hint="restore it; if it is lost, remove it and import the newest collateral before anything else",
+            ) from error
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with self._path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-_EMPTY = SeenNumbers(evaluation={}, pck_crl={}, root_crl={})

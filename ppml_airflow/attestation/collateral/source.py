@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from ppml_airflow.attestation.collateral.cache import CollateralCache
-from ppml_airflow.attestation.collateral.memory import SeenFile
 from ppml_airflow.attestation.collateral.service import CollateralService, fetch_collateral
 from ppml_airflow.attestation.collateral.statements import PlatformFamily, VerifiedCollateral, family_of
 from ppml_airflow.errors import PpmlError
@@ -26,10 +25,6 @@ _LOOK_S = 600.0
 
 class CollateralSource(Protocol):
     """Collateral for whoever judges quotes."""
-
-    @property
-    def seen(self) -> SeenFile:
-        """The highest numbers so far."""
 
     def prepare(self, quote: bytes, *, now: datetime) -> None:
         """Have collateral for a quote, if it can be had. May wait for a network; never raises for want of it."""
@@ -48,7 +43,6 @@ class OneCollateral:
     """The same collateral for every quote: a machine of one platform, or a simulated one."""
 
     read: Callable[[], bytes]
-    seen: SeenFile
 
     def prepare(self, quote: bytes, *, now: datetime) -> None:
         """Nothing to do."""
@@ -67,11 +61,6 @@ class CachedCollateral:
     """None: what is imported is all there is."""
     refresh_after: timedelta
     _fetching: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def seen(self) -> SeenFile:
-        """The cache's memory."""
-        return self.cache.seen
 
     def prepare(self, quote: bytes, *, now: datetime) -> None:
         """Fetch what is not there yet."""

@@ -56,7 +56,6 @@ def build_broker(settings: BrokerSettings) -> Broker:
 
 
 def _collateral(settings: BrokerSettings, *, roots: tuple[TrustRoot, ...]) -> CollateralSource:
-    seen = SeenFile(settings.collateral_seen)
     chosen = settings.collateral_service
     if chosen is None and not settings.collateral.is_dir():
 
@@ -68,10 +67,11 @@ def _collateral(settings: BrokerSettings, *, roots: tuple[TrustRoot, ...]) -> Co
                     f"collateral {settings.collateral} cannot be read", code="no_collateral"
                 ) from error
 
-        return OneCollateral(read=read, seen=seen)
+        return OneCollateral(read=read)
     service = CollateralService(url=chosen.url, ca_file=chosen.ca_file) if chosen else None
     hours = chosen.refresh_hours if chosen else 24
-    cache = CollateralCache(folder=settings.collateral, roots=roots, seen=seen)
+    folder = settings.collateral
+    cache = CollateralCache(folder=folder, roots=roots, seen=SeenFile(folder / "seen.json"))
     return CachedCollateral(cache=cache, service=service, refresh_after=timedelta(hours=hours))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.appraisal import appraise, require_accepted
+from ppml_airflow.attestation.collateral.memory import highest_of, names_of, raised_by
 from ppml_airflow.attestation.collateral.statements import family_of
 from ppml_airflow.attestation.evidence import Evidence
 from ppml_airflow.attestation.report_data import public_jwk, report_data
@@ -17,6 +18,7 @@ from ppml_airflow.attestation.verification import VerifiedEvidence
 from ppml_airflow.broker.decisions.leases import require_fresh
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, find_job
+from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.service.sessions import challenge_of, challenged_at, load_session
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, UnavailableError, VerificationError
 from ppml_airflow.protocol.messages import Attest
@@ -61,6 +63,21 @@ def verify_ahead(broker: Broker, *, session_id: str, request: Attest) -> Verifie
     return VerifiedAhead(quote=evidence.quote, collateral=collateral, outcome=outcome)
 
 
+def remember_collateral(ledger: Ledger, *, ahead: VerifiedAhead | None) -> None:
+    """Remember how new the collateral was by which a quote verified, accepted or not.
+
+    A host whose platform is refused may not go back to the collateral that accepts it.
+    """
+    if ahead is not None and isinstance(ahead.outcome, VerifiedEvidence):
+        names = _names(ahead.quote, verified=ahead.outcome)
+        raised = raised_by(ahead.outcome.numbers, seen=ledger.seen_numbers(names), names=names)
+        ledger.raise_numbers(raised)
+
+
+def _names(quote: bytes, *, verified: VerifiedEvidence) -> tuple[str, str, str]:
+    return names_of(family_of(quote), root=verified.root_key_id)
+
+
 def appraise_case(broker: Broker, case: Case, *, ahead: VerifiedAhead | None) -> EvidenceRecord:
     """Appraise verified evidence by the policy in force; keep all that it takes to do so again offline.
 
@@ -75,10 +92,7 @@ def appraise_case(broker: Broker, case: Case, *, ahead: VerifiedAhead | None) ->
         raise UnavailableError("session changed while it was judged", code="session_changed", hint="ask again")
     if not isinstance(ahead.outcome, VerifiedEvidence):
         raise ahead.outcome
-    verified, family = ahead.outcome, family_of(session.quote)
-    seen = broker.collateral.seen.load().highest(family, root=verified.root_key_id)
-    # Seen is what verified, accepted or not: a host whose platform is refused may not go back to what accepts it.
-    broker.collateral.seen.remember(family, root=verified.root_key_id, numbers=verified.numbers)
+    verified, names = ahead.outcome, _names(ahead.quote, verified=ahead.outcome)
     expected = report_data(nonce=session.nonce, tee_pubkey=public_jwk(case.request.binding.signing_key))
     require_accepted(
         appraise(
@@ -88,7 +102,7 @@ def appraise_case(broker: Broker, case: Case, *, ahead: VerifiedAhead | None) ->
             expected_report_data=expected,
             domain_trust=broker.domain.trust,
             challenged_at=challenged_at(session),
-            seen=seen,
+            seen=highest_of(ledger.seen_numbers(names), names=names),
             now=ledger.now,
         )
     )

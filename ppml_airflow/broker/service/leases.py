@@ -26,7 +26,7 @@ from ppml_airflow.broker.decisions.leases import (
 from ppml_airflow.broker.service.attempts import end_open_attempts, end_silent_holder, record_denial, write_attempt
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, committed_receipt, find_job, load_case, require_unused
-from ppml_airflow.broker.service.evidence import VerifiedAhead, appraise_case, verify_ahead
+from ppml_airflow.broker.service.evidence import VerifiedAhead, appraise_case, remember_collateral, verify_ahead
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.service.sessions import challenge_of, load_session, spend
 from ppml_airflow.domain.documents import Lease, LeaseKeys
@@ -65,9 +65,11 @@ def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswe
             where = find_job(ledger, request.binding.job_digest)
             with ledger.log.savepoint():
                 answer = _judge(broker, ledger, session=session, request=request, where=where, ahead=ahead)
+            remember_collateral(ledger, ahead=ahead)
             spend(ledger, session_id=session_id, answer=answer)
             return answer
         except (VerificationError, PolicyDeniedError, MalformedInputError) as error:
+            remember_collateral(ledger, ahead=ahead)
             spend(ledger, session_id=session_id, answer=None)
             record_denial(ledger, where=where, error=error)
             denied = error

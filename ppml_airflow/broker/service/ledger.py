@@ -6,6 +6,7 @@ under its own certified keys. A row that somebody edited is an error, never a pe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -208,6 +209,19 @@ class Ledger:
         table = store.collateral
         if one(self.connection, sa.select(table.c.digest).where(table.c.digest == digest)) is None:
             self.connection.execute(sa.insert(table).values(digest=digest, content=content))
+
+    def seen_numbers(self, names: tuple[str, ...]) -> dict[str, int]:
+        """The highest numbers of collateral so far, by name."""
+        table = store.seen_number
+        rows = self.connection.execute(sa.select(table).where(table.c.name.in_(names)))
+        return {row.name: row.number for row in rows}
+
+    def raise_numbers(self, raised: Mapping[str, int]) -> None:
+        """Remember higher ones."""
+        table = store.seen_number
+        for name, number in raised.items():
+            self.connection.execute(sa.delete(table).filter_by(name=name))
+            self.connection.execute(sa.insert(table).values(name=name, number=number))
 
     # ------------------------------------------------------------ log
 

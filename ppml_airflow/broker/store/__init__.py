@@ -23,6 +23,7 @@ from ppml_airflow.broker.store.tables import (
     release_key,
     reservation,
     run,
+    seen_number,
     session,
 )
 
@@ -50,5 +51,6 @@ __all__ = [
     "release_key",
     "reservation",
     "run",
+    "seen_number",
     "session",
 ]

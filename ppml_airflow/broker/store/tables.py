@@ -157,6 +157,13 @@ collateral = sa.Table(
     sa.Column("digest", sa.String, primary_key=True),
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
+seen_number = sa.Table(
+    "seen_number",
+    SCHEMA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+"""The highest numbers of collateral that verified here (`attestation.collateral.memory`)."""
 passport = sa.Table(
     "passport",
     SCHEMA,

@@ -70,11 +70,13 @@ def test_forged_collateral_neither_replaces_nor_raises(
 ) -> None:
     good = vendor.collateral()
     cache.store(family, collateral=good, now=NOW)
-    before = cache.seen.load()
+    before = cache.seen.highest(family, root=vendor.platform.root.key_id)
     forger = Vendor(other_platform)
     with pytest.raises(VerificationError, match="no root that counts"):
         cache.store(family, collateral=forger.collateral(evaluation_number=9999), now=NOW)
-    assert (cache.load(family), cache.seen.load()) == (good, before)
+    assert cache.load(family) == good
+    assert cache.seen.highest(family, root=vendor.platform.root.key_id) == before
+    assert cache.seen.highest(family, root=other_platform.root.key_id) == NOTHING_SEEN
 
 
 def test_simulated_collateral_is_not_kept_where_intels_root_counts(
@@ -171,33 +173,32 @@ def test_memory_only_ever_rises(tmp_path: Path, family: PlatformFamily) -> None:
     seen, root = SeenFile(tmp_path / "seen.json"), "aa" * 48
     for evaluation, pck, top in ((17, 3, 2), (15, 4, 1), (16, 1, 9)):
         seen.remember(family, root=root, numbers=CollateralNumbers(evaluation=evaluation, pck_crl=pck, root_crl=top))
-    highest = SeenFile(tmp_path / "seen.json").load().highest(family, root=root)
+    highest = SeenFile(tmp_path / "seen.json").highest(family, root=root)
     assert highest == CollateralNumbers(evaluation=17, pck_crl=4, root_crl=9)
 
 
 def test_memory_of_one_root_binds_no_other(tmp_path: Path, family: PlatformFamily) -> None:
     seen = SeenFile(tmp_path / "seen.json")
     seen.remember(family, root="aa" * 48, numbers=CollateralNumbers(evaluation=99, pck_crl=99, root_crl=99))
-    assert seen.load().highest(family, root="bb" * 48) == NOTHING_SEEN
+    assert seen.highest(family, root="bb" * 48) == NOTHING_SEEN
 
 
 def test_list_of_a_ca_is_remembered_for_all_its_platforms(tmp_path: Path, family: PlatformFamily) -> None:
     seen = SeenFile(tmp_path / "seen.json")
     seen.remember(family, root="aa" * 48, numbers=CollateralNumbers(evaluation=17, pck_crl=3, root_crl=2))
     other = msgspec.structs.replace(family, fmspc="00906ed50000")
-    highest = seen.load().highest(other, root="aa" * 48)
+    highest = seen.highest(other, root="aa" * 48)
     assert highest == CollateralNumbers(evaluation=0, pck_crl=3, root_crl=2)
 
 
 def test_two_processes_share_what_they_saw(tmp_path: Path, family: PlatformFamily) -> None:
     one, other = (SeenFile(tmp_path / "seen.json") for _ in range(2))
-    one.load()
     other.remember(family, root="aa" * 48, numbers=CollateralNumbers(evaluation=17, pck_crl=1, root_crl=1))
-    assert one.load().highest(family, root="aa" * 48).evaluation == 17
+    assert one.highest(family, root="aa" * 48).evaluation == 17
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"garbage"])
-def test_damaged_memory_is_no_empty_memory(tmp_path: Path, content: bytes) -> None:
+def test_damaged_memory_is_no_empty_memory(tmp_path: Path, family: PlatformFamily, content: bytes) -> None:
     (tmp_path / "seen.json").write_bytes(content)
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        SeenFile(tmp_path / "seen.json").load()
+        SeenFile(tmp_path / "seen.json").highest(family, root="aa" * 48)

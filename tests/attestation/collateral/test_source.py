@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from ppml_airflow.attestation.collateral.cache import CollateralCache
-from ppml_airflow.attestation.collateral.memory import SeenFile
 from ppml_airflow.attestation.collateral.service import INTEL_PCS, CollateralService, fetch_collateral
 from ppml_airflow.attestation.collateral.source import CachedCollateral, OneCollateral
 from ppml_airflow.attestation.collateral.statements import PlatformFamily
@@ -239,7 +238,7 @@ def test_stale_collateral_is_denied_and_said_so(source: CachedCollateral, vendor
     assert caught.value.hint
 
 
-def test_one_collateral_serves_every_quote(tmp_path: Path, quote: bytes) -> None:
-    one = OneCollateral(read=lambda: b"the same", seen=SeenFile(tmp_path / "seen.json"))
+def test_one_collateral_serves_every_quote(quote: bytes) -> None:
+    one = OneCollateral(read=lambda: b"the same")
     one.prepare(quote, now=NOW)
     assert one.load(quote) == one.load(b"another") == b"the same"
