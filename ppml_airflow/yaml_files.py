@@ -66,7 +66,8 @@ def parse_yaml(text: str, *, into: type[M], name: str) -> M:
     try:
         return into.model_validate({} if value is None else value)
     except ValidationError as error:
-        problems = tuple(_problem(problem, node=node, name=name, model=into) for problem in error.errors())
+        found = sorted(error.errors(), key=lambda problem: _line(node, path=problem["loc"]))
+        problems = tuple(_problem(problem, node=node, name=name, model=into) for problem in found)
         raise InvalidFileError(problems) from error
 
 

@@ -57,11 +57,20 @@ def examine_file(
         text,
         collateral=read_bounded(collateral, what="collateral", max_bytes=MAX_COLLATERAL_BYTES)
         if collateral
-        else load_kept(parse_quote_file(text)[1]),
+        else _kept_for(text),
         trust_root=read_small(trust_root, what="trust root") if trust_root else None,
         policy=policy,
         now=parse_moment(moment),
     )
+
+
+def _kept_for(text: bytes) -> bytes:
+    tee, quote = parse_quote_file(text)
+    if tee == "snp":
+        raise ConfigurationError(
+            "collateral of an SEV-SNP report is not kept here", hint="name its chain of certificates: --collateral FILE"
+        )
+    return load_kept(quote)
 
 
 def format_examination(examination: Examination, *, explain: bool) -> list[str]:
@@ -90,6 +99,8 @@ def format_examination(examination: Examination, *, explain: bool) -> list[str]:
         lines.append("no clause was asked: evidence that does not verify says nothing")
     if explain and not report.reasons:
         lines.append("every clause was met")
+    if explain and examination.findings:
+        lines.append("not judged outside a session: image, report_data, evidence_age, collateral_rollback")
     return [plain(line) for line in lines]
 
 

@@ -141,6 +141,11 @@ def test_wrong_usage_is_said_with_exit_code_2(files: Path, options: tuple[str, .
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 
+def test_report_of_amds_kind_needs_its_chain_to_be_named(files: Path) -> None:
+    done = verify(files, "report.bin", "--trust-root", "ark.pem")
+    assert (done.returncode, "name its chain of certificates" in done.stderr) == (2, True)
+
+
 def test_time_that_is_none_is_refused(files: Path) -> None:
     done = verify(files, "quote.bin", *SGX, at="yesterday")
     assert (done.returncode, "is not ISO 8601" in done.stderr) == (2, True)
