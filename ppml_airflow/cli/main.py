@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "down": ("up:down", "Stop what `ppml up` started"),
     "image": ("image:image", "Set up and measure trusted images"),
     "logs": ("logs:logs", "Open the sealed logs of a run"),
+    "plan": ("plan:plan", "Say what each task of a DAG needs, and why it would be denied"),
     "policy": ("policy:policy", "Check, explain, compare and sign policies"),
     "quote": ("quote:quote", "Judge quotes and reports of TEEs"),
     "run": ("run:run", "Compile, sign and run a pipeline without Airflow's engine"),
