@@ -14,7 +14,8 @@ from docker import APIClient
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Limits
 from ppml_airflow.enclaves.containers.images import ContainerImage, record_file
-from ppml_airflow.enclaves.quoting.containers import LABEL, ContainerGuest, ContainerHost, confinement
+from ppml_airflow.enclaves.quoting.container_guest import ContainerGuest
+from ppml_airflow.enclaves.quoting.containers import LABEL, ContainerHost, confinement
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
 from ppml_airflow.errors import ConfigurationError, UnavailableError
 from ppml_airflow.protocol.messages import Bundle, LaunchRequest

@@ -1,4 +1,4 @@
-"""One guest in a container: started by image id, with nothing but what it needs, known by one connection to one socket.
+"""Guests in containers: started by image id, with nothing but what they need, each known by one connection to a socket.
 
     /                 the image, read-only; no capabilities, no new privileges, no network, not root
     /private          memory: the guest's private directory, gone with the container
@@ -6,21 +6,15 @@
                       `broker.sock`, which leads to the broker
     /storage/DATASET  sealed inputs read-only, sealed outputs and the sealed log writable
 
-What a container prints goes to no log file: Docker would keep it on disk. Its last lines are told only if it ends
-before a quote was made for it. The measurement is the id of the image as the daemon says it, never what a request says.
+The measurement is the id of the image as the daemon says it, never what a request says.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
-import struct
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +27,10 @@ from ppml_airflow.domain.jobs import require_step
 from ppml_airflow.enclaves.containers.daemon import connect, docker_errors
 from ppml_airflow.enclaves.containers.images import measure_container_image
 from ppml_airflow.enclaves.measurement import Measurement
+from ppml_airflow.enclaves.quoting.container_guest import ContainerGuest, remove_container
+from ppml_airflow.enclaves.quoting.meeting import Meeting
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
-from ppml_airflow.enclaves.quoting.relay import Relay
-from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError
-from ppml_airflow.protocol.launches import LineSocket
+from ppml_airflow.errors import ConfigurationError, PpmlError
 from ppml_airflow.protocol.messages import LaunchRequest
 from ppml_airflow.units import MIB
 
@@ -48,12 +42,9 @@ LABEL = "ppml.installation"
 _MEETING, _STORAGE, _PRIVATE = "/run/ppml", "/storage", "/private"
 _ROOTS_GUEST = (10001, 10001)
 """User and group of a guest whose service runs as root; else a guest has the service's own."""
-_START_S = 60.0
 _PIDS = 2048
 _GUEST_MIB = 512
 """What the guest itself takes, beside its job."""
-_SAID_CHUNKS = 50
-_SAID_BYTES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +116,7 @@ class ContainerHost:
         if Path(request.storage).resolve() != self._storage:
             raise ConfigurationError(f"storage {request.storage} is not this installation's, {self._storage}")
         step = _step(request)
-        meeting = _Meeting(self._folders.make(in_memory=False), user=self._user, broker=self._broker)
+        meeting = Meeting(self._folders.make(in_memory=False), user=self._user, broker=self._broker)
         try:
             with docker_errors(image=request.image):
                 container = self._create(request, step, measurement=measurement, meeting=meeting.folder)
@@ -149,7 +140,7 @@ class ContainerHost:
             return
         for container in found:
             _log.info("removing container %s, left by a crash", container["Id"][:12])
-            _remove(self._client, container["Id"])
+            remove_container(self._client, container["Id"])
 
     def _create(self, request: LaunchRequest, step: _Step, *, measurement: Measurement, meeting: Path) -> str:
         client = self._client
@@ -190,143 +181,6 @@ def confinement(limits: Limits, *, user: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-class ContainerGuest:
-    """A running guest in a container; the same to the service as one that is a process.
-
-    Attributes:
-        measurement: the id of its image, as the daemon said it just before the start.
-        channel: the service's end of the one connection, once `meet` has returned.
-        has_quote: whether a quote was made, and so whether the guest may hold secrets.
-    """
-
-    def __init__(
-        self, client: APIClient, container: str, *, measurement: Measurement, meeting: _Meeting, folders: PrivateFolders
-    ) -> None:
-        self.measurement = measurement
-        self.has_quote = False
-        self.channel: LineSocket
-        self._client = client
-        self._container = container
-        self._meeting = meeting
-        self._folders = folders
-        self._said: deque[bytes] = deque(maxlen=_SAID_CHUNKS)
-        self._exit: tuple[int, bool] | None = None
-        try:
-            with docker_errors():
-                output = client.attach(container, stdout=True, stderr=True, stream=True)
-                threading.Thread(target=self._listen, args=(output,), daemon=True).start()
-                client.start(container)
-        except BaseException:
-            self.finish()
-            raise
-
-    def meet(self) -> None:
-        """Wait for the guest's one connection.
-
-        Raises:
-            UnavailableError: it ended before that, or took too long.
-        """
-        until = time.monotonic() + _START_S
-        while (connection := self._meeting.accept(timeout_s=0.2)) is None:
-            if time.monotonic() > until or self._state() is not None:
-                raise UnavailableError(f"the container did not start a guest{self._reason()}", code="guest_ended")
-        self.channel = LineSocket(connection)
-
-    def kill(self) -> None:
-        """End the guest and everything that it started, at once. Safe from any thread, any number of times."""
-        from docker.errors import APIError
-
-        try:
-            with docker_errors(), suppress(APIError):  # it has ended, or was removed
-                self._client.kill(self._container)
-        except PpmlError as error:
-            _log.warning("container %s was not killed: %s", self._container[:12], error)
-
-    def finish(self, *, patience_s: float = 0) -> int:
-        """Wait a little for the guest to end by itself, then remove its container and folder. Returns its exit code."""
-        until = time.monotonic() + patience_s
-        while time.monotonic() < until and self._state() is None:
-            time.sleep(0.05)
-        self._state()
-        _remove(self._client, self._container)
-        if hasattr(self, "channel"):
-            self.channel.close()
-        self._meeting.close(self._folders)
-        return self._exit[0] if self._exit else -9
-
-    def last_words(self) -> str:
-        """The end of what the guest printed, if no quote was made for it: without a quote it was given no secret."""
-        if self.has_quote:
-            return ""
-        return b"".join(self._said)[-_SAID_BYTES:].decode(errors="replace").strip()
-
-    @property
-    def is_out_of_memory(self) -> bool:
-        """Whether the kernel killed the guest for want of memory."""
-        return self._exit is not None and self._exit[1]
-
-    def _reason(self) -> str:
-        words = self.last_words()
-        return f", exit code {self._exit[0]}{f': {words}' if words else ''}" if self._exit else ""
-
-    def _listen(self, output: Iterable[bytes]) -> None:
-        with suppress(Exception):  # the container is removed while its output is read
-            self._said.extend(output)
-
-    def _state(self) -> tuple[int, bool] | None:
-        """Exit code and whether memory ran out, once the container has ended."""
-        if self._exit is None:
-            with suppress(PpmlError), docker_errors():
-                state = self._client.inspect_container(self._container)["State"]
-                if state["Status"] in ("exited", "dead"):
-                    self._exit = (int(state["ExitCode"]), bool(state["OOMKilled"]))
-        return self._exit
-
-
-class _Meeting:
-    """The folder in which one container finds its sockets."""
-
-    def __init__(self, folder: Path, *, user: tuple[int, int], broker: str) -> None:
-        self.folder = folder
-        self._user = user
-        folder.chmod(0o755)
-        self._listener = self._listen("guest.sock", backlog=1)
-        self._relay = Relay(self._listen("broker.sock", backlog=16), address=broker)
-
-    def accept(self, *, timeout_s: float) -> socket.socket | None:
-        """The guest's connection, the only one there will ever be: the socket is removed with it."""
-        self._listener.settimeout(timeout_s)
-        try:
-            connection, _ = self._listener.accept()
-        except TimeoutError:
-            return None
-        except OSError as error:
-            raise UnavailableError("the guest was ended before it began", code="guest_ended") from error
-        connection.settimeout(None)
-        (self.folder / "guest.sock").unlink(missing_ok=True)
-        self._listener.close()
-        _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if user != self._user[0]:
-            connection.close()
-            raise UnavailableError("somebody else than the guest took its socket", code="guest_ended")
-        return connection
-
-    def close(self, folders: PrivateFolders) -> None:
-        """End both sockets and remove the folder."""
-        self._listener.close()
-        self._relay.close()
-        folders.sweep(self.folder)
-
-    def _listen(self, name: str, *, backlog: int) -> socket.socket:
-        path = self.folder / name
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(path))
-        path.chmod(0o600)
-        os.chown(path, *self._user)
-        listener.listen(backlog)
-        return listener
-
-
 def _step(request: LaunchRequest) -> _Step:
     """What the request's documents say of the step. Not verified here: it only chooses among what is ours."""
     step: Step = require_step(canonical.decode(request.bundle.approval.payload, into=Approval), name=request.step)
@@ -352,13 +206,3 @@ def _give(folder: Path, *, user: tuple[int, int]) -> None:
     for path in (folder, *folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             os.chown(path, *user, follow_symlinks=False)
-
-
-def _remove(client: APIClient, container: str) -> None:
-    from docker.errors import APIError
-
-    try:
-        with docker_errors(), suppress(APIError):  # it is gone already
-            client.remove_container(container, force=True, v=True)
-    except PpmlError as error:
-        _log.warning("container %s was not removed: %s", container[:12], error)
