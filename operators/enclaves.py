@@ -14,6 +14,7 @@ from airflow.sdk import BaseOperator
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Disclosure, Input, Limits, Output, Param, Step, TextParam
 from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
+from ppml_airflow.enclaves.runtimes.registry import require_supported
 from ppml_airflow.errors import ConfigurationError, PpmlError
 from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.guest_trigger import GuestTrigger
@@ -87,6 +88,8 @@ class EnclaveOperator(BaseOperator):
         unknown = sorted(set(folders) - set(outputs))
         if unknown:
             raise ConfigurationError(f"folders= names {unknown[0]}, which is none of the outputs {sorted(outputs)}")
+        if runtime is not None:
+            require_supported(image, runtime=runtime)
         self.inputs = tuple(inputs)
         self.outputs_to: Mapping[str, tuple[str, ...]] = {
             dataset: tuple(recipients) for dataset, recipients in outputs.items()
@@ -209,7 +212,7 @@ class EnclaveOperator(BaseOperator):
 
     def _run(self, run_id: str, *, hook: PpmlHook, broker: BrokerClient) -> StepStatus:
         request = launch_request(self, role="job", run_id=run_id, hook=hook, broker=broker)
-        runtime = hook.runtime(self.runtime)
+        runtime = hook.runtime(self.runtime, image=self.image)
         if isinstance(runtime, DockerRuntime):
             self._leave_to_trigger(runtime, request=request, hook=hook, run_id=run_id)
         self._at_work = (runtime.close, hook, run_id)

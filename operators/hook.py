@@ -88,15 +88,16 @@ class PpmlHook(BaseHook):
         """The socket of the quoting service."""
         return self._extra("quoting")
 
-    def runtime(self, name: str | None = None) -> ProcessRuntime | DockerRuntime:
-        """The runtime that starts enclaves: of this name, else the connection's.
+    def runtime(self, name: str | None = None, *, image: str) -> ProcessRuntime | DockerRuntime:
+        """The runtime that starts enclaves of an image: of this name, else the connection's.
 
         Raises:
-            ConfigurationError: there is no runtime of that name.
+            ConfigurationError: there is no runtime of that name, or it cannot start that image.
         """
-        from ppml_airflow.enclaves.runtimes.registry import find_runtime
+        from ppml_airflow.enclaves.runtimes.registry import find_runtime, require_supported
 
         chosen = name or str(self.connection.extra_dejson.get("runtime") or "process")
+        require_supported(image, runtime=chosen)
         return find_runtime(chosen, socket_path=Path(self.quoting))
 
     def test_connection(self) -> tuple[bool, str]:

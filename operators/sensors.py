@@ -105,7 +105,7 @@ class AttestationSensor(BaseSensorOperator):
             raise ConfigurationError(f"task {self.step} is not a step that can be attested")
         request = launch_request(operator, role="preflight", run_id=run_id, hook=hook, broker=broker)
         self.log.info("step %s: attesting image %s", self.step, request.image)
-        hook.runtime(operator.runtime).run(request, on_event=self._show)
+        hook.runtime(operator.runtime, image=operator.image).run(request, on_event=self._show)
         return self._settle(broker.status(run_id, self.step), until="granted")
 
     def _show(self, event: GuestEvent) -> None:

@@ -28,6 +28,7 @@ from ppml_airflow.enclaves.containers.daemon import connect
 from ppml_airflow.enclaves.containers.images import Sources, build_image, load_record, measure_container_image
 from ppml_airflow.enclaves.images import SetUp, image_lock, set_up_image
 from ppml_airflow.enclaves.measurement import FileDigestCache, Measurement, difference, measure
+from ppml_airflow.enclaves.runtimes.registry import require_supported
 from ppml_airflow.errors import ConfigurationError
 
 Say = Callable[[str], None]
@@ -138,9 +139,16 @@ def ensure_images(home: Home, *, owner: Owner, approval: Approval, runtime: str 
     Raises:
         PpmlError: as `ensure_image` and `ensure_container_image`.
     """
-    ensure = ensure_container_image if runtime == "docker" else ensure_image
-    for name in sorted({step.image for step in approval.steps}):
-        ensure(home, owner=owner, name=name, say=say)
+    names = sorted({step.image for step in approval.steps})
+    for name in names:
+        require_supported(name, runtime=runtime)
+    for name in names:
+        ensure_image_for(runtime)(home, owner=owner, name=name, say=say)
+
+
+def ensure_image_for(runtime: str) -> Callable[..., None]:
+    """What has an image ready for a runtime."""
+    return ensure_container_image if runtime == "docker" else ensure_image
 
 
 def ensure_all_images(home: Home, *, owner: Owner, say: Say) -> None:

@@ -20,11 +20,12 @@ from ppml_airflow.cli.agents import delivery_sinks, load_sealers, pipelines_in_f
 from ppml_airflow.cli.compile import compile_dag
 from ppml_airflow.cli.demo import choose_sources, dags_of, lay_dag, source_params
 from ppml_airflow.cli.home import Home
-from ppml_airflow.cli.image import ensure_image
+from ppml_airflow.cli.image import ensure_image_for
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_simulated_domain
 from ppml_airflow.cli.stack import Stack, core_services
 from ppml_airflow.domain.documents import Approval
+from ppml_airflow.enclaves.runtimes.registry import default_runtime
 from ppml_airflow.errors import PpmlError, UnavailableError
 
 
@@ -52,7 +53,7 @@ def down() -> None:
 def _start(home: Home, *, stack: Stack, say: Callable[[str], None]) -> None:
     owner = ensure_simulated_domain(home, now=datetime.now(UTC))
     with ThreadPoolExecutor() as pool:
-        image = pool.submit(ensure_image, home, owner=owner, name="spark", say=say)
+        image = pool.submit(ensure_image_for(default_runtime()), home, owner=owner, name="spark", say=say)
         airflow_processes.migrate(home, database="airflow.db")
         airflow_processes.store_connection(home, broker=stack.broker_socket, database="airflow.db")
         _lay_shipped(home, stack=stack)

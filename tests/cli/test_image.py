@@ -6,10 +6,13 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ppml_airflow.cli.home import Home, require_checkout
-from ppml_airflow.cli.image import build_wheel, measure_image
+from ppml_airflow.cli.image import build_wheel, ensure_images, measure_image
+from ppml_airflow.cli.owner import Owner
+from ppml_airflow.domain.documents import Approval
 from ppml_airflow.errors import ConfigurationError
 
 
@@ -50,3 +53,15 @@ def test_a_build_that_fails_is_named_and_leaves_nothing(checkout: Path, tmp_path
 def test_an_image_that_is_not_set_up_says_how(home: Home) -> None:
     with pytest.raises(ConfigurationError, match="ppml image set-up spark"):
         measure_image(home, "spark")
+
+
+def test_a_pipeline_with_a_step_that_containers_cannot_run_builds_nothing(
+    home: Home, owner: Owner, approval: Approval
+) -> None:
+    (step,) = approval.steps
+    pipeline = msgspec.structs.replace(approval, steps=(step, msgspec.structs.replace(step, name="s", image="flink")))
+    said: list[str] = []
+    with pytest.raises(ConfigurationError) as refused:
+        ensure_images(home, owner=owner, approval=pipeline, runtime="docker", say=said.append)
+    assert refused.value.code == "engine_unsupported"
+    assert said == []

@@ -6,7 +6,7 @@ import pytest
 
 from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
 from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
-from ppml_airflow.enclaves.runtimes.registry import default_runtime, find_runtime
+from ppml_airflow.enclaves.runtimes.registry import PROCESS_ONLY, default_runtime, find_runtime, require_supported
 from ppml_airflow.errors import ConfigurationError
 
 
@@ -26,3 +26,14 @@ def test_an_unknown_runtime_in_the_environment_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("PPML_RUNTIME", "moon")
     with pytest.raises(ConfigurationError, match="PPML_RUNTIME is moon"):
         default_runtime()
+
+
+def test_containers_run_every_image_of_this_project_but_those_with_an_engine_of_their_own() -> None:
+    images = Path(__file__).parents[2] / "images"
+    assert {path.parent.name for path in images.glob("*/engine")} == PROCESS_ONLY
+    for image in PROCESS_ONLY:
+        require_supported(image, runtime="process")
+        with pytest.raises(ConfigurationError) as refused:
+            require_supported(image, runtime="docker")
+        assert refused.value.code == "engine_unsupported"
+        assert 'runtime="process"' in refused.value.hint

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.operators import PpmlHook
 from tests.support.fake_pipeline import TOKEN, connect
@@ -52,7 +53,15 @@ def test_a_connection_of_a_broker_alone_is_good_enough_for_sensors_after_a_step(
 def test_an_unknown_runtime_is_refused(broker, agent, tmp_path, monkeypatch):
     connect(monkeypatch, broker=broker.url, agent=agent.url, folder=tmp_path)
     with pytest.raises(ConfigurationError, match="runtime moon is unknown"):
-        PpmlHook().runtime("moon")
+        PpmlHook().runtime("moon", image="spark")
+
+
+def test_an_image_that_the_connections_runtime_cannot_start_is_refused(monkeypatch):
+    hook = connection(monkeypatch, extra={"quoting": "/nowhere", "runtime": "docker"})
+    assert isinstance(hook.runtime(image="spark"), DockerRuntime)
+    with pytest.raises(ConfigurationError) as refused:
+        hook.runtime(image="flink")
+    assert refused.value.code == "engine_unsupported"
 
 
 @pytest.mark.parametrize("name", ["storage", "passports"])

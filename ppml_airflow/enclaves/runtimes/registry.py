@@ -11,6 +11,9 @@ from ppml_airflow.errors import ConfigurationError
 
 RUNTIMES: dict[str, type[ProcessRuntime] | type[DockerRuntime]] = {"process": ProcessRuntime, "docker": DockerRuntime}
 
+PROCESS_ONLY = frozenset({"bigdl", "flink"})
+"""Images of this project with an engine of its own beside the guest, which containers are not built with."""
+
 
 def find_runtime(name: str, *, socket_path: Path) -> ProcessRuntime | DockerRuntime:
     """The runtime of this name, at the quoting service behind this socket.
@@ -21,6 +24,20 @@ def find_runtime(name: str, *, socket_path: Path) -> ProcessRuntime | DockerRunt
     if name not in RUNTIMES:
         raise ConfigurationError(f"runtime {name} is unknown", hint=f"runtimes: {', '.join(RUNTIMES)}")
     return RUNTIMES[name](socket_path)
+
+
+def require_supported(image: str, *, runtime: str) -> None:
+    """Refuse an image that a runtime cannot start, before anything is sealed, sent or started for it.
+
+    Raises:
+        ConfigurationError: code `engine_unsupported`.
+    """
+    if runtime == "docker" and image in PROCESS_ONLY:
+        raise ConfigurationError(
+            f"image {image} has an engine of its own, which the docker runtime does not run",
+            code="engine_unsupported",
+            hint='use runtime="process" for its steps',
+        )
 
 
 def default_runtime() -> str:
