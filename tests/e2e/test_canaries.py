@@ -7,29 +7,21 @@ and what was printed. Left out are the owner's sources, the recipient's reports,
 
 from __future__ import annotations
 
-import base64
 import secrets
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ppml_airflow import canonical
-from ppml_airflow.domain.documents import Certificate
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
-from ppml_airflow.keys.keystore import KeystoreFile, load_passphrase
-from ppml_airflow.sealing import wrapping
-from ppml_airflow.sealing.manifest import Manifest
-from ppml_airflow.signing import Envelope
+from tests.support.canaries import Watch, data_keys, places, spellings
 from tests.support.commands import PPML, Commands, processes_of
 from tests.support.ready_images import take_over_images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
-ENDS = ("agents/owner/sources", "agents/recipient/opened", "owner", "broker/keystore.json", "images")
 
 
 @pytest.fixture(scope="module")
@@ -42,43 +34,6 @@ def ppml() -> Iterator[Commands]:
     assert left == []
 
 
-class Watch:
-    """Arguments and environments of every process of a home, while it runs."""
-
-    def __init__(self, home: Path) -> None:
-        self._home, self._stop, self.seen = home, threading.Event(), set[bytes]()
-        self._thread = threading.Thread(target=self._look)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._stop.wait(0.5):
-            for process in processes_of(self._home):
-                for name in ("cmdline", "environ"):
-                    try:
-                        self.seen.add((Path("/proc") / process / name).read_bytes())
-                    except OSError:
-                        continue
-
-
-def spellings(secret: bytes) -> list[bytes]:
-    """A secret as it might be written somewhere."""
-    found = [secret, secret.hex().encode(), secret.hex().upper().encode()]
-    for shift in range(3):
-        encoded = base64.b64encode(b"\0" * shift + secret)
-        whole = encoded[4 if shift else 0 : -4]
-        found += [whole, whole.replace(b"+", b"-").replace(b"/", b"_")]
-    if secret.isascii():
-        found += [secret.decode().encode("utf-16-le"), secret.decode().encode("utf-16-be")]
-    return found
-
-
 def write_source(folder: Path, canaries: list[str]) -> Path:
     source = folder / "people.csv"
     lines = [f"{number},{canary},{number % 3}" for number, canary in enumerate(canaries)]
@@ -86,52 +41,10 @@ def write_source(folder: Path, canaries: list[str]) -> Path:
     return source
 
 
-def places(home: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(home.rglob("*")):
-        if path.is_file() and not path.is_symlink() and not str(path.relative_to(home)).startswith(ENDS):
-            yield str(path.relative_to(home)), path.read_bytes()
-
-
-def data_keys(home: Path) -> list[bytes]:
-    """The data keys of every sealed version, unwrapped as only the broker can."""
-    keystore = KeystoreFile.load(
-        home / "broker" / "keystore.json", passphrase=load_passphrase(home / "broker" / "passphrase")
-    )
-    certificates = {}
-    for path in (home / "owner" / "certificates").glob("*.json"):
-        envelope = canonical.decode(path.read_bytes(), into=Envelope)
-        certificate = canonical.decode(envelope.payload, into=Certificate)
-        certificates[certificate.serial] = certificate
-    found = []
-    for path in (home / "storage").rglob("manifest.json"):
-        envelope = canonical.decode(path.read_bytes(), into=Envelope)
-        manifest = canonical.decode(envelope.payload, into=Manifest)
-        wrap = next(wrap for wrap in manifest.wraps if wrap.to == "dataset")
-        certificate = certificates[wrap.serial]
-        (wrapped,) = (home / "broker").rglob(f"{wrap.serial}.wrapped")
-        context = wrapping.dataset_key_context(
-            domain_id=manifest.domain_id, dataset=manifest.dataset, kek_id=certificate.kek_id
-        )
-        private = keystore.unwrap(wrapped.read_bytes(), key_id=certificate.kek_id, context=context)
-        key = wrapping.SealingKey.from_private_bytes(private)
-        found.append(
-            wrapping.unwrap_for_dataset(
-                wrap,
-                key=key,
-                domain_id=manifest.domain_id,
-                dataset=manifest.dataset,
-                version=manifest.version,
-                kek_id=certificate.kek_id,
-            )
-        )
-        found.append(private)
-    return found
-
-
 def run_demo(ppml: Commands, source: Path, *, sql: str, folder: Path) -> tuple[int, bytes, set[bytes]]:
     query = folder / "question.sql"
     query.write_text(sql)
-    with Watch(ppml.home) as watch:
+    with Watch(lambda: processes_of(ppml.home)) as watch:
         done = subprocess.run(
             (PPML, "demo", "--source", source, "--sql", query), env=ppml.environment, capture_output=True, check=False
         )

@@ -12,24 +12,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import magika
 import numpy as np
-import onnxruntime as ort
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
 from tests.support.commands import Commands, processes_of
+from tests.support.inference import MODEL_CANARY, inference_run, require_kinds, write_model, write_sources
 from tests.support.onnx_models import linear_model
-from tests.support.ready_images import CHECKOUT, take_over_images
+from tests.support.ready_images import take_over_images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-DAG_FILE = CHECKOUT / "dags" / "batch_inference.py"
-MODEL = next(Path(magika.__file__).parent.rglob("model.onnx")).read_bytes()
-CANARY = MODEL[len(MODEL) // 2 :][:48]
-LABELS = [f"type-{number}" for number in range(214)]
 
 
 @pytest.fixture(scope="module")
@@ -46,38 +40,7 @@ def ppml() -> Iterator[Commands]:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sources")
-    write_model(folder / "detector", MODEL)
-    random = np.random.default_rng(23)
-    files = [random.integers(32, 32 + 3 * number, 2048) % 257 for number in range(1, 71)]
-    features = pa.array([values.astype("<i4").tobytes() for values in files], pa.binary())
-    pq.write_table(pa.table({"sample": range(70), "features": features}), folder / "samples.parquet")
-    return folder
-
-
-def write_model(folder: Path, model: bytes) -> None:
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(model)
-    (folder / "labels.txt").write_text("\n".join(LABELS))
-
-
-def arguments(sources: Path, *, model: str = "detector", samples: str = "samples.parquet") -> tuple[str, ...]:
-    given = {"detector": sources / model, "samples": sources / samples}
-    return ("run", str(DAG_FILE), *(word for name, path in given.items() for word in ("--source", f"{name}={path}")))
-
-
-def expected(sources: Path, *, minimum_score: float) -> pd.DataFrame:
-    rows = pq.read_table(sources / "samples.parquet")["features"].to_pylist()
-    tensor = np.stack([np.frombuffer(row, "<i4") for row in rows])
-    scores = ort.InferenceSession(MODEL).run(None, {"bytes": tensor})[0]
-    found = pd.DataFrame(
-        {
-            "sample": range(len(rows)),
-            "kind": [LABELS[position] for position in scores.argmax(axis=1)],
-            "score": scores.max(axis=1).astype(float),
-        }
-    )
-    return found[found["score"] >= minimum_score].reset_index(drop=True)
+    return write_sources(tmp_path_factory.mktemp("sources"))
 
 
 def holders_of_the_model(*roots: Path) -> set[Path]:
@@ -86,7 +49,7 @@ def holders_of_the_model(*roots: Path) -> set[Path]:
         for folder, _, names in os.walk(root):
             for file in map(Path(folder).joinpath, names):
                 try:
-                    if file.is_file() and not file.is_symlink() and CANARY in file.read_bytes():
+                    if file.is_file() and not file.is_symlink() and MODEL_CANARY in file.read_bytes():
                         found.add(file)
                 except OSError:
                     continue
@@ -111,16 +74,14 @@ def test_the_answers_are_those_of_onnxruntime_and_the_model_is_never_on_a_disk(p
     watch = Watch(ppml.home)
     watch.start()
     try:
-        said = ppml(*arguments(sources), "--conf", json.dumps({"minimum_score": 0.5})).stdout
+        said = ppml(*inference_run(sources), "--conf", json.dumps({"minimum_score": 0.5})).stdout
     finally:
         watch.ended.set()
         watch.join()
     assert "acting as all 2 owners of the SIMULATED domain" in said
     assert "key of model_owner certified as producer" in said
     result = next(line for line in said.splitlines() if line.startswith("result: ")).removeprefix("result: ")
-    wanted = expected(sources, minimum_score=0.5)
-    assert 0 < len(wanted) < 70
-    pd.testing.assert_frame_equal(pd.read_csv(result), wanted, rtol=1e-5)
+    require_kinds(Path(result), sources=sources, minimum_score=0.5)
     assert watch.looks > 3
     assert watch.seen == set()
     assert holders_of_the_model(ppml.home, Path("/dev/shm")) == set()
@@ -129,7 +90,7 @@ def test_the_answers_are_those_of_onnxruntime_and_the_model_is_never_on_a_disk(p
 
 def test_a_model_of_the_wrong_shape_ends_with_one_word_and_no_output(ppml: Commands, sources: Path) -> None:
     write_model(sources / "wrong", linear_model(np.ones((3, 4), dtype=np.float32)))
-    done = ppml(*arguments(sources, model="wrong"), expect=2)
+    done = ppml(*inference_run(sources, model="wrong"), expect=2)
     assert "the model cannot be loaded, or does not take or give what the step binds" in done.stderr
     newest = max((ppml.home / "passports").glob("*.json"), key=lambda path: path.stat().st_mtime)
     assert "model takes ['values']; bound are ['bytes']" in ppml("logs", newest.stem).stdout
@@ -138,7 +99,7 @@ def test_a_model_of_the_wrong_shape_ends_with_one_word_and_no_output(ppml: Comma
 @pytest.mark.slow
 def test_a_missing_column_is_named_before_anything_runs(ppml: Commands, sources: Path) -> None:
     pq.write_table(pa.table({"sample": [1], "bytes": [b"1"]}), sources / "other.parquet")
-    done = ppml(*arguments(sources, samples="other.parquet"), expect=2)
+    done = ppml(*inference_run(sources, samples="other.parquet"), expect=2)
     assert "dataset samples has no column features" in done.stderr
 
 
@@ -166,11 +127,11 @@ def test_a_killed_child_fails_the_attempt_and_the_next_run_commits(ppml: Command
     killed = threading.Event()
     killer = threading.Thread(target=kill_the_child, args=(ppml.home,), kwargs={"killed": killed})
     killer.start()
-    done = ppml(*arguments(sources), expect=2)
+    done = ppml(*inference_run(sources), expect=2)
     killer.join()
     assert killed.is_set()
     assert "out_of_memory" in done.stdout or "more memory than its step allows" in done.stderr
     assert sorted(path.name for path in versions.glob("[0-9]*")) == before
     assert processes_of(ppml.home) == []
-    ppml(*arguments(sources))
+    ppml(*inference_run(sources))
     assert len(list(versions.glob("[0-9]*"))) == len(before) + 1

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.support.answers import require_groups
 from tests.support.commands import Commands, processes_of
 from tests.support.ready_images import CHECKOUT
 
@@ -41,19 +42,11 @@ def visits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def expected(file: Path, *, minimum_people: int, often: int) -> pd.DataFrame:
-    rows = pd.read_csv(file)
-    groups = rows.groupby((rows["disea"] // 4 * 4).astype(int).rename("diseases"))["mdvis"].agg(
-        people="size", median_visits="median", share=lambda visits: (visits >= often).mean()
-    )
-    return groups[groups["people"] >= minimum_people].reset_index()
-
-
 def test_the_answer_is_what_pandas_computes(ppml: Commands, visits: Path) -> None:
     params = {"minimum_people": 17, "often": 5}
     said = ppml("run", str(DAG_FILE), "--source", f"visits={visits}", "--conf", json.dumps(params)).stdout
     result = next(line for line in said.splitlines() if line.startswith("result: ")).removeprefix("result: ")
-    pd.testing.assert_frame_equal(pd.read_csv(result), expected(visits, **params), check_dtype=False)
+    require_groups(Path(result), visits=visits, **params)
     assert processes_of(ppml.home) == []
 
 

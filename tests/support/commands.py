@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PPML = Path(sys.executable).with_name("ppml")
@@ -16,6 +17,8 @@ class Commands:
     """The command line on one home."""
 
     home: Path
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Of the environment, beside what everybody has."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -23,7 +26,7 @@ class Commands:
         own = {"PATH": os.defpath, "HOME": str(self.home), "PPML_HOME": str(self.home)}
         own |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_"))}
         shared = {"UV_CACHE_DIR": Path.home() / ".cache" / "uv", "PYENV_ROOT": Path.home() / ".pyenv"}
-        return own | {name: os.environ.get(name) or str(path) for name, path in shared.items()}
+        return own | {name: os.environ.get(name) or str(path) for name, path in shared.items()} | dict(self.more)
 
     def __call__(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

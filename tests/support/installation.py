@@ -11,15 +11,15 @@ from pathlib import Path
 
 from tests.support.airflow_api import AirflowApi
 from tests.support.commands import Commands, processes_of
-from tests.support.ready_images import take_over_images
+from tests.support.ready_images import share_container_parts, take_over_images
 
 
 class Installation:
     """What `ppml up` says of a home."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.ppml = Commands(home)
+    def __init__(self, ppml: Commands) -> None:
+        self.ppml = ppml
+        self.home = ppml.home
         said = self.ppml("up").stdout
         self.told = dict(re.findall(r"^(\S+): (.*)$", said, flags=re.MULTILINE))
         self.airflow = AirflowApi(self.told["ui"], password_file=Path(self.told["password-file"]))
@@ -37,12 +37,15 @@ class Installation:
 
 
 @contextmanager
-def installed() -> Iterator[Installation]:
-    """An installation while the block runs; afterwards no process of it is left."""
+def installed(**environment: str) -> Iterator[Installation]:
+    """An installation while the block runs, with this in its environment; afterwards no process of it is left."""
     home = Path(tempfile.mkdtemp(prefix="ppml-"))
-    take_over_images(home, "spark")
+    if environment.get("PPML_RUNTIME") == "docker":
+        share_container_parts(home)
+    else:
+        take_over_images(home, "spark")
     try:
-        found = Installation(home)
+        found = Installation(Commands(home, environment))
         try:
             yield found
         finally:

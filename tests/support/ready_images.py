@@ -1,6 +1,7 @@
 """Trusted images for a fresh home: environments that are set up under `PPML_HOME` already are taken over by hard links.
 
-What is taken over has another domain, so `ppml` sets the image up anew and keeps the environment alone.
+What is taken over has another domain, so `ppml` sets the image up anew and keeps the environment alone. Of container
+images it is what takes long to fetch that is shared: base systems and wheels.
 """
 
 from __future__ import annotations
@@ -33,6 +34,15 @@ def take_over_images(home: Path, *names: str) -> None:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             same_disk = found.stat().st_dev == target.parent.stat().st_dev
             shutil.copytree(found, target, symlinks=True, copy_function=os.link if same_disk else shutil.copy2)
+
+
+def share_container_parts(home: Path) -> None:
+    """Have a home use and fill the base systems and wheelhouses of `PPML_HOME`."""
+    images = home / "images"
+    images.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in (".bases", ".wheelhouses"):
+        (_images() / name).mkdir(parents=True, exist_ok=True)
+        (images / name).symlink_to(_images() / name)
 
 
 def _images() -> Path:
