@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -41,6 +42,13 @@ def test_the_wheel_is_kept_until_a_source_changes(checkout: Path, tmp_path: Path
     assert build_wheel(checkout, into=tmp_path / "wheels").stat().st_mtime_ns == built
     (checkout / "operators" / "spark.py").open("a").write("# changed\n")
     assert build_wheel(checkout, into=tmp_path / "wheels") != first
+
+
+def test_the_same_sources_make_the_same_wheel_wherever_and_whenever(checkout: Path, tmp_path: Path) -> None:
+    first = build_wheel(checkout, into=tmp_path / "wheels").read_bytes()
+    for path in checkout.rglob("*.py"):
+        os.utime(path, (0, 2_000_000_000))
+    assert build_wheel(checkout, into=tmp_path / "others").read_bytes() == first
 
 
 def test_a_build_that_fails_is_named_and_leaves_nothing(checkout: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python -I -B -m ppml_airflow.enclaves.containers.inside NAME`: the last step of an image's build, run within it.
+"""`python -I -B -m ppml_airflow.enclaves.containers.inside NAME`: a step of an image's build, run within it.
 
 Does for /opt/ppml what a set-up does for an image of the `process` runtime: strips the environment, notes interpreter
 and Java runtime in `installation.json`, compiles every module into `bytecode/`.
@@ -28,6 +28,7 @@ def main(name: str) -> None:
         environments={"env": environments.ask_interpreter(env)},
         java_home=None if java is None else str(Path(os.path.realpath(java)).parent.parent),
     )
+    (ROOT / "image").mkdir()
     (ROOT / "image" / INSTALLATION).write_bytes(canonical.encode(installation))
     bytecode = ROOT / "bytecode"
     bytecode.mkdir()
