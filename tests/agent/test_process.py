@@ -196,6 +196,7 @@ def visible(config: Path) -> list[Path]:
     return [path for path in storage(config).glob("*") if not path.name.startswith(".")]
 
 
+@pytest.mark.kill
 def test_agent_killed_while_sealing_leaves_no_half_dataset(config: Path, broker: FakeBroker) -> None:
     (config.parent / "visits.csv").write_text("person,clinic\n" + "1234567,Mitte\n" * 4_000_000)
     with AgentProcess(config) as agent:
@@ -211,6 +212,7 @@ def test_agent_killed_while_sealing_leaves_no_half_dataset(config: Path, broker:
     assert len(list(storage(config).iterdir())) == 1
 
 
+@pytest.mark.kill
 def test_agent_killed_before_publish_leaves_no_version(config: Path, broker: FakeBroker) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
@@ -234,6 +236,7 @@ def test_agent_killed_before_publish_leaves_no_version(config: Path, broker: Fak
     assert len(visible(config)) == 1
 
 
+@pytest.mark.kill
 def test_agent_killed_after_publish_keeps_the_committed_version(config: Path, broker: FakeBroker) -> None:
     run_id = broker.open_run()
     reached, go_on = threading.Event(), threading.Event()
@@ -260,6 +263,7 @@ def test_agent_killed_after_publish_keeps_the_committed_version(config: Path, br
     assert Journal(config.parent / "state").unfinished() == []
 
 
+@pytest.mark.kill
 def test_agent_killed_while_delivering_leaves_the_previous_result(
     config: Path, owners: Owners, broker: FakeBroker, tmp_path: Path
 ) -> None:

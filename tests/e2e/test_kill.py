@@ -1,13 +1,26 @@
-"""Kill a process with SIGKILL: what ends, what is left, and what a second try gives. `pytest -m kill` runs them all.
+"""Kill a process with SIGKILL: what ends, what is left, and what a second try gives.
 
-| process | expected end |
-|---|---|
-| driver (Java) | the attempt fails with a code, no output version; the next attempt commits |
-| Python worker | the same |
-| guest | the attempt stays open, its Java dies with it; the next attempt fences it and commits |
-| owner's agent | started again; the seal goes on, one version for the run |
-| broker | started again; guest and operators ask again, the run succeeds once |
-| triggerer | started again; the gate that it watched opens |
+`make kill` runs them all (`pytest -m "kill and not container"`), `make container` those of containers, among others.
+
+| process | expected end | where |
+|---|---|---|
+| driver (Java) | the attempt fails with a code, no output version; the next attempt commits | here |
+| Python worker | the same | here |
+| guest | the attempt stays open, its Java dies with it; the next attempt fences it and commits | here |
+| owner's agent | started again; the seal goes on, one version for the run | here |
+| broker | started again; guest and operators ask again, the run succeeds once | here |
+| triggerer | started again; the gate that it watched opens | here |
+| Flink's TaskManager | `out_of_memory`, no output, no process left | `workloads/flink/test_sql_job.py` |
+| process that holds a model | `out_of_memory`; the next run commits | `e2e/test_inference.py` |
+| agent, while sealing | no half dataset; asked again it seals once | `agent/test_process.py` |
+| agent, before and after it publishes | one version, or the one that was committed | `agent/test_process.py` |
+| agent, while delivering | the previous result stands | `agent/test_process.py` |
+| quoting service | guest and Java die with it; its next start sweeps | `e2e/test_spark_guest.py` |
+| container; its guest | `guest_ended`, no output version; the next attempt commits | `e2e/test_container_kills.py` |
+| its job or guest, for want of memory | `out_of_memory`, no output version | `e2e/test_container_kills.py` |
+| its quoting service | it ends by itself; the next start removes it | `e2e/test_container_kills.py` |
+| Docker daemon | `guest_ended`, then `no_docker`; later the next attempt commits | `e2e/test_container_kills.py` |
+| its triggerer, for good | the container is gone within a minute | `e2e/test_container_pipelines.py` |
 """
 
 from __future__ import annotations

@@ -147,6 +147,7 @@ def test_a_client_that_leaves_takes_guest_java_and_plaintext_with_it(spark: Spar
     spark.world.client.cancel(run_id, "aggregate")
 
 
+@pytest.mark.kill
 def test_killing_the_service_kills_guest_and_java_and_the_next_start_sweeps(spark: SparkGuests, run_id: str) -> None:
     def kill(event: GuestEvent) -> None:
         if event.state == "leased":

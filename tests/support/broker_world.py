@@ -48,7 +48,7 @@ from tests.support.owners import Owners
 from tests.support.policies import MEASUREMENT, standard_policy
 from tests.support.simulated_run import AGGREGATE, SUMMARISE
 
-DATASETS = ("visits", "plans", "report", "summary", "survey", "working")
+DATASETS = ("visits", "plans", "report", "summary", "survey", "working", "sleeping", "hungry")
 PIPELINE = "nightly"
 PART = canonical.digest_bytes(b"sealed")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from docker import APIClient
 from docker.errors import NotFound
 
 from ppml_airflow.attestation.policy import ImageReference
@@ -22,8 +23,40 @@ from ppml_airflow.enclaves.containers.images import Sources, build_image, measur
 from ppml_airflow.enclaves.quoting.containers import LABEL
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
 from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
+from tests.support.ready_images import share_container_parts
 from tests.support.small_images import wait_until
 from tests.support.spark_guests import CHECKOUT, SparkGuests
+
+
+def containers_of(home: Path, *, docker: APIClient) -> list[dict[str, Any]]:
+    """The containers of an installation, as Docker describes them."""
+    label = f"{LABEL}={PrivateFolders.of_home(home).root.name}"
+    found = []
+    for container in docker.containers(all=True, filters={"label": label}):
+        with suppress(NotFound):  # it is being removed
+            found.append(docker.inspect_container(container["Id"]))
+    return found
+
+
+def first_process(container: str) -> int:
+    """The first process of a container, which is its guest, as this machine counts its processes."""
+    (found,) = [process for process in processes_in(container) if _number_inside(process) == "1"]
+    return found
+
+
+def processes_in(container: str) -> list[int]:
+    """All processes of a container; in its cgroup, whose name holds the container's id."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if container in (process / "cgroup").read_text():
+                found.append(int(process.name))
+    return found
+
+
+def _number_inside(process: int) -> str:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(line.split()[-1] for line in lines if line.startswith("NSpid:"))
 
 
 class ContainerGuests(SparkGuests):
@@ -34,7 +67,7 @@ class ContainerGuests(SparkGuests):
     def set_up(self, folder: Path) -> None:
         self.docker = connect()
         self.image = self.home / "images"
-        self._share_caches()
+        share_container_parts(self.home)
         sources = Sources(
             checkout=CHECKOUT,
             domain=self.world.owners.domain,
@@ -54,23 +87,23 @@ class ContainerGuests(SparkGuests):
         policy = self.world.policy(version=version, images={"spark": ImageReference(measurements=(measured,))})
         self.world.client.put_policy(self.world.owners.root.sign(policy))
 
-    def start_service(self) -> None:
-        """Start the quoting service and wait until it listens."""
+    def start_service(self, **environment: str) -> None:
+        """Start the quoting service, with this in its environment, and wait until it listens."""
         self.socket.unlink(missing_ok=True)
         command = [sys.executable, "-m", "ppml_airflow.enclaves.quoting", "--home", str(self.home)]
         command += ["--socket", str(self.socket), "--storage", str(self.guests.storage)]
         command += ["--broker", f"unix:{self._broker_socket}"]
-        self.service = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self.service = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | environment)
         wait_until(self.socket.exists)
+
+    def stop_service(self) -> None:
+        """Stop the quoting service in good order."""
+        self.service.terminate()
+        self.service.wait(20)
 
     def containers(self) -> list[dict[str, Any]]:
         """The containers of this installation, as Docker describes them."""
-        label = f"{LABEL}={PrivateFolders.of_home(self.home).root.name}"
-        found = []
-        for container in self.docker.containers(all=True, filters={"label": label}):
-            with suppress(NotFound):  # it is being removed
-                found.append(self.docker.inspect_container(container["Id"]))
-        return found
+        return containers_of(self.home, docker=self.docker)
 
     def read(self, path: str) -> str:
         """A file as the only container's own user reads it."""
@@ -78,9 +111,7 @@ class ContainerGuests(SparkGuests):
         started = self.docker.exec_create(container["Id"], ["cat", path])
         return bytes(self.docker.exec_start(started["Id"])).decode()
 
-    def _share_caches(self) -> None:
-        self.image.mkdir(parents=True)
-        shared = Path(os.environ.get("PPML_HOME", CHECKOUT / ".ppml")) / "images"
-        for name in (".bases", ".wheelhouses"):
-            (shared / name).mkdir(parents=True, exist_ok=True)
-            (self.image / name).symlink_to(shared / name)
+    def guest(self) -> int:
+        """The guest of the only container, as this machine counts its processes."""
+        (container,) = self.containers()
+        return first_process(container["Id"])

@@ -63,6 +63,29 @@ counted = inputs["visits"].rdd.map(slowly).reduceByKey(int.__add__)
 write("working", session().createDataFrame(counted, "name string, visits bigint"))
 """
 """A program whose Python workers are at work for some seconds."""
+SLEEPING = b"""
+from time import sleep
+
+OUTPUTS = {"sleeping": {"name": "string"}}
+
+sleep(280)
+"""
+"""A program that ends by itself only when its time is nearly over."""
+HUNGRY = b"""
+from time import sleep
+
+from ppml_airflow.workloads.spark.api import session, write
+
+OUTPUTS = {"hungry": {"name": "string"}}
+
+sleep(2)
+eaten = [bytearray(b"x" * 2**20) for _ in range(8192)]
+write("hungry", session().createDataFrame([("full",)], "name string"))
+"""
+"""A program that wants 8 GiB, once it runs."""
+PROGRAMS = {"python": (PROGRAM, "survey"), "working": (WORKING, "working")}
+PROGRAMS |= {"sleeping": (SLEEPING, "sleeping"), "hungry": (HUNGRY, "hungry")}
+"""Step -> its program, and what that writes."""
 
 
 def python_step(name: str, program: bytes, *, output: str) -> Step:
@@ -113,8 +136,7 @@ class SparkGuests:
             spark_step("aggregate", SQL, output="report"),
             spark_step("casting", CASTING, output="summary"),
             spark_step("mistaken", UNKNOWN_COLUMN, output="nothing"),
-            python_step("python", PROGRAM, output="survey"),
-            python_step("working", WORKING, output="working"),
+            *(python_step(name, program, output=output) for name, (program, output) in PROGRAMS.items()),
         )
         platform = SimulatedPlatform.create(self.home / "tee", now=datetime.now(UTC))
         self.world = SparkWorld(folder=folder, platform=platform, keystore=keystore, steps=steps, runs_per_slot=99)
@@ -168,8 +190,7 @@ class SparkGuests:
 
     def request(self, run_id: str, *, step: str = "aggregate", sql: bytes = SQL, role: str = "job") -> LaunchRequest:
         """An honest host's request."""
-        programs = {"python": PROGRAM, "working": WORKING}
-        code = {"job.py": programs[step]} if step in programs else {"query.sql": sql}
+        code = {"job.py": PROGRAMS[step][0]} if step in PROGRAMS else {"query.sql": sql}
         return self.guests.request(run_id, step=step, role=role, code=code, broker=f"unix:{self._broker_socket}")
 
     @property
