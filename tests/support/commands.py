@@ -23,7 +23,7 @@ class Commands:
     @property
     def environment(self) -> dict[str, str]:
         """As a new user has it, nothing of this test process; only what installers need and find here is shared."""
-        own = {"PATH": os.defpath, "HOME": str(self.home), "PPML_HOME": str(self.home)}
+        own = {"PATH": f"{os.defpath}:/usr/sbin:/sbin", "HOME": str(self.home), "PPML_HOME": str(self.home)}
         own |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_"))}
         shared = {"UV_CACHE_DIR": Path.home() / ".cache" / "uv", "PYENV_ROOT": Path.home() / ".pyenv"}
         return own | {name: os.environ.get(name) or str(path) for name, path in shared.items()} | dict(self.more)
