@@ -42,7 +42,7 @@ ENDLESS = {"samples": 10_000_000_000, "seed": 3}
 
 
 @pytest.fixture(scope="module")
-def installation(container_installation: Installation) -> Installation:
+def approved(container_installation: Installation) -> Installation:
     pi = container_installation.home / "dags" / "spark_pi.py"
     pi.write_text(pi.read_text().replace("maximum=100_000_000", f"maximum={ENDLESS['samples']}"))
     for dag_id in DAGS:
@@ -50,43 +50,43 @@ def installation(container_installation: Installation) -> Installation:
     return container_installation
 
 
-def succeed(installation: Installation, dag_id: str, params: dict[str, int]) -> str:
-    airflow = installation.airflow
+def succeed(approved: Installation, dag_id: str, params: dict[str, int]) -> str:
+    airflow = approved.airflow
     run = airflow.trigger(dag_id, params)
     assert airflow.wait_for_run(dag_id, run) == "success", airflow.task_states(dag_id, run)
     passport = airflow.xcom(dag_id, run, "passport")["path"]
-    assert "SIMULATED" in installation.ppml("verify", passport, "--trust", installation.told["trust"]).stdout
+    assert "SIMULATED" in approved.ppml("verify", passport, "--trust", approved.told["trust"]).stdout
     return run
 
 
 def test_the_nightly_run_delivers_what_duckdb_answers_and_its_step_waits_without_a_worker(
-    installation: Installation,
+    approved: Installation,
 ) -> None:
     params = {"minimum_people": 400, "minimum_diseases": 7}
-    run = succeed(installation, "nightly_analytics", params)
-    require_nightly(installation.home, **params)
-    said = installation.airflow.task_log("nightly_analytics", run, "aggregate")
+    run = succeed(approved, "nightly_analytics", params)
+    require_nightly(approved.home, **params)
+    said = approved.airflow.task_log("nightly_analytics", run, "aggregate")
     assert "waiting for it without a worker" in said
 
 
-def test_an_approved_job_file_answers_what_numpy_does(installation: Installation) -> None:
+def test_an_approved_job_file_answers_what_numpy_does(approved: Installation) -> None:
     params = {"samples": 300_007, "seed": 11}
-    succeed(installation, "spark_pi", params)
-    require_pi(installation.home, **params)
+    succeed(approved, "spark_pi", params)
+    require_pi(approved.home, **params)
 
 
-def test_a_query_and_the_program_after_it_answer_what_duckdb_does(installation: Installation) -> None:
+def test_a_query_and_the_program_after_it_answer_what_duckdb_does(approved: Installation) -> None:
     params = {"minimum_diseases": 9, "smallest_group": 500}
-    succeed(installation, "spark_sql", params)
+    succeed(approved, "spark_sql", params)
     for output in USE_OF_DOCTORS:
-        require_use_of_doctors(installation.home, output, **params)
+        require_use_of_doctors(approved.home, output, **params)
 
 
-def test_a_function_answers_what_pandas_does(installation: Installation) -> None:
+def test_a_function_answers_what_pandas_does(approved: Installation) -> None:
     params = {"minimum_people": 40, "often": 4}
-    succeed(installation, "enclave_task", params)
-    answer = opened(installation.home, "groups")
-    require_groups(answer, visits=sources(installation.home) / "visits.csv", **params)
+    succeed(approved, "enclave_task", params)
+    answer = opened(approved.home, "groups")
+    require_groups(answer, visits=sources(approved.home) / "visits.csv", **params)
 
 
 def test_a_model_in_a_joint_domain_answers_what_onnxruntime_does(
@@ -99,12 +99,12 @@ def test_a_model_in_a_joint_domain_answers_what_onnxruntime_does(
     require_kinds(Path(result), sources=inference_sources, minimum_score=0.4)
 
 
-def leased(installation: Installation, docker: APIClient) -> str:
+def leased(approved: Installation, docker: APIClient) -> str:
     """A run of `spark_pi` whose container is at work."""
-    airflow = installation.airflow
+    airflow = approved.airflow
     run = airflow.trigger("spark_pi", ENDLESS)
     airflow.wait_for_task("spark_pi", run, "estimate", "deferred")
-    wait_until(lambda: len(containers_of(installation.home, docker=docker)) == 1, timeout_s=30)
+    wait_until(lambda: len(containers_of(approved.home, docker=docker)) == 1, timeout_s=30)
     return run
 
 
@@ -115,29 +115,29 @@ def seconds_until(is_so: Callable[[], bool], *, at_most: float) -> float:
 
 
 def test_a_task_that_is_failed_by_hand_takes_its_container_with_it_within_five_seconds(
-    installation: Installation, docker: APIClient
+    approved: Installation, docker: APIClient
 ) -> None:
-    run = leased(installation, docker)
-    installation.airflow.set_task_state("spark_pi", run, "estimate", "failed")
-    wait_until(lambda: containers_of(installation.home, docker=docker) == [], timeout_s=5)
-    assert installation.airflow.wait_for_run("spark_pi", run) == "failed"
+    run = leased(approved, docker)
+    approved.airflow.set_task_state("spark_pi", run, "estimate", "failed")
+    wait_until(lambda: containers_of(approved.home, docker=docker) == [], timeout_s=5)
+    assert approved.airflow.wait_for_run("spark_pi", run) == "failed"
 
 
 @pytest.mark.kill
 def test_a_container_is_gone_a_minute_after_its_triggerer_died_for_good(
-    installation: Installation, docker: APIClient
+    approved: Installation, docker: APIClient
 ) -> None:
     """The supervisor would start a killed triggerer again: stopped, it is as good as dead, and not replaced."""
-    run = leased(installation, docker)
-    triggerer = installation.service("airflow-triggerer")
+    run = leased(approved, docker)
+    triggerer = approved.service("airflow-triggerer")
     assert triggerer is not None
     group = [triggerer, *descendants(triggerer)]
     for process in group:
         os.kill(process, signal.SIGSTOP)
     try:
-        assert seconds_until(lambda: containers_of(installation.home, docker=docker) == [], at_most=60) > 40
+        assert seconds_until(lambda: containers_of(approved.home, docker=docker) == [], at_most=60) > 40
     finally:
         for process in group:
             os.kill(process, signal.SIGCONT)
-    assert installation.airflow.wait_for_run("spark_pi", run) == "failed"
-    assert "watch_lapsed" in installation.airflow.task_log("spark_pi", run, "estimate")
+    assert approved.airflow.wait_for_run("spark_pi", run) == "failed"
+    assert "watch_lapsed" in approved.airflow.task_log("spark_pi", run, "estimate")

@@ -15,6 +15,8 @@
 | agent, while sealing | no half dataset; asked again it seals once | `agent/test_process.py` |
 | agent, before and after it publishes | one version, or the one that was committed | `agent/test_process.py` |
 | agent, while delivering | the previous result stands | `agent/test_process.py` |
+| broker, at any moment, hundreds of times | what it answered stands | `broker/test_kill.py` |
+| `ppml demo` | no process is left | `e2e/test_demo.py` |
 | quoting service | guest and Java die with it; its next start sweeps | `e2e/test_spark_guest.py` |
 | container; its guest | `guest_ended`, no output version; the next attempt commits | `e2e/test_container_kills.py` |
 | its job or guest, for want of memory | `out_of_memory`, no output version | `e2e/test_container_kills.py` |
