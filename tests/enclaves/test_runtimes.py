@@ -28,9 +28,12 @@ def test_an_unknown_runtime_in_the_environment_is_refused(monkeypatch: pytest.Mo
         default_runtime()
 
 
-def test_containers_run_every_image_of_this_project_but_those_with_an_engine_of_their_own() -> None:
+def test_containers_run_every_image_of_this_project_that_has_no_engine_of_its_own_and_lists_its_packages() -> None:
     images = Path(__file__).parents[2] / "images"
-    assert {path.parent.name for path in images.glob("*/engine")} == PROCESS_ONLY
+    engines = {path.parent.name for path in images.glob("*/engine")}
+    spark = {path.parent.name for path in images.glob("*/requirements.in") if "pyspark" in path.read_text()}
+    listed = {path.parent.name for path in images.glob("*/packages.txt")}
+    assert engines | (spark - listed) == PROCESS_ONLY
     for image in PROCESS_ONLY:
         require_supported(image, runtime="process")
         with pytest.raises(ConfigurationError) as refused:

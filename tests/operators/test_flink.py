@@ -39,7 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a stream that is no output": ({"streams": ["other"]}, "streams= names other"),
     "event time of no input": ({"event_time": {"other": "at"}}, "event_time= names other"),
     "a setting of somebody else": ({"conf": {"rest.port": "1"}}, "conf rest.port is not allowed"),
-    "a container": ({"runtime": "docker"}, "which the docker runtime does not run"),
+    "a container": ({"runtime": "docker"}, "that the docker runtime does not run"),
     "too little memory": ({"memory": "1g"}, "at least 1536m"),
 }
 

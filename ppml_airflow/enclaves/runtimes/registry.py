@@ -11,8 +11,9 @@ from ppml_airflow.errors import ConfigurationError
 
 RUNTIMES: dict[str, type[ProcessRuntime] | type[DockerRuntime]] = {"process": ProcessRuntime, "docker": DockerRuntime}
 
-PROCESS_ONLY = frozenset({"bigdl", "flink"})
-"""Images of this project with an engine of its own beside the guest, which containers are not built with."""
+PROCESS_ONLY = frozenset({"bigdl", "flink", "training"})
+"""Images of this project that containers are not built of: those with an engine of their own beside the guest, and
+`training`, which lacks a list of the system's packages that it needs."""
 
 
 def find_runtime(name: str, *, socket_path: Path) -> ProcessRuntime | DockerRuntime:
@@ -34,7 +35,7 @@ def require_supported(image: str, *, runtime: str) -> None:
     """
     if runtime == "docker" and image in PROCESS_ONLY:
         raise ConfigurationError(
-            f"image {image} has an engine of its own, which the docker runtime does not run",
+            f"image {image} is one that the docker runtime does not run",
             code="engine_unsupported",
             hint='use runtime="process" for its steps',
         )
