@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -19,7 +20,7 @@ from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.service.recovery import recover, require_anchored
 from ppml_airflow.broker.store import Store, upgrade
-from ppml_airflow.errors import ConfigurationError, UnavailableError
+from ppml_airflow.errors import ConfigurationError, UnavailableError, VerificationError
 from ppml_airflow.provenance.log import LogEntry
 from tests.support.broker_world import Guest, World
 from tests.support.rfc9162 import mth
@@ -174,3 +175,18 @@ def test_entries_of_the_log_are_kept_as_they_were_hashed(world: World) -> None:
         for row in ledger.connection.execute(sa.select(store.log)):
             entry = canonical.decode(bytes(row.entry), into=LogEntry)
             assert (entry.index, entry.kind, entry.body, entry.run_id) == (row.position, row.kind, row.body, row.run_id)
+
+
+def test_an_edited_document_is_refused_though_it_was_verified_before(world: World) -> None:
+    """What was verified is remembered by its bytes, never by its digest."""
+    run_id = world.ready_run()
+    with world.broker.decision() as ledger:
+        run = ledger.run(run_id)
+        assert ledger.approval(run.approval).pipeline == "nightly"
+        envelope = ledger.envelope(run.approval)
+        edited = msgspec.structs.replace(envelope, payload=envelope.payload.replace(b"nightly", b"weekly1"))
+        values = {"envelope": canonical.encode(edited)}
+        table = store.document
+        ledger.connection.execute(sa.update(table).where(table.c.digest == run.approval).values(values))
+    with pytest.raises(VerificationError, match="wrong signature"):
+        world.pass_gate(run_id)

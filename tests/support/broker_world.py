@@ -77,12 +77,15 @@ class World:
     keystore: KeystoreFile
     steps: tuple[Step, ...] = (AGGREGATE, SUMMARISE)
     runs_per_slot: int = 1
+    edges: tuple[tuple[str, str], ...] | None = None
+    """One step after the other, if nothing else is said."""
+    datasets: tuple[str, ...] = DATASETS
     database: str = ""
     """An SQLite file in the folder, if none is named."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
 
     def __post_init__(self) -> None:
-        self.owners = Owners(*DATASETS)
+        self.owners = Owners(*self.datasets)
         self.log_key = wrapping.SealingKey.generate()
         self.owners.certify("log", subject="owner", key=self.log_key.public)
         for dataset, certificate in self.owners.dataset_certificates.items():
@@ -135,12 +138,13 @@ class World:
         return standard_policy(self.owners.domain, platform=self.platform, **changes)
 
     def approval(self, **changes: object) -> Approval:
+        default = (("aggregate", "summarise"),) if len(self.steps) > 1 else ()
         approval = Approval(
             domain_id=self.owners.domain.domain_id,
             pipeline=PIPELINE,
             replaces=None,
             steps=self.steps,
-            edges=(("aggregate", "summarise"),) if len(self.steps) > 1 else (),
+            edges=self.edges if self.edges is not None else default,
             slots=Slots(period="day", zone="Europe/Berlin", window_hours=24, backfill=1),
             runs_per_slot=self.runs_per_slot,
             valid_from=format_instant(self.now - timedelta(days=2)),

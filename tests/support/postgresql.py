@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
+def running_cluster(*, settings: Mapping[str, str] = SETTINGS) -> Iterator[Cluster]:
     """Start a server; it is stopped and its folder removed at the end."""
     programs, user = find_programs(), _user()
     assert programs is not None
@@ -80,7 +80,7 @@ def running_cluster() -> Iterator[Cluster]:
              "--no-locale", "--no-instructions"],
             user=user, env={"PATH": os.defpath}, cwd=folder, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        options = [option for key, value in SETTINGS.items() for option in ("-c", f"{key}={value}")]
+        options = [option for key, value in settings.items() for option in ("-c", f"{key}={value}")]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
                 [programs / "postgres", "-D", folder / "data", "-k", folder, *options],

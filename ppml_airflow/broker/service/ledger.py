@@ -1,7 +1,8 @@
 """One transaction's view of the store: signed documents in and out, heads, and the log.
 
-Documents are verified whenever they are read: what owners signed under the domain's roots, what the broker signed
-under its own certified keys. A row that somebody edited is an error, never a permission.
+Documents are verified when they are read, unless the very same bytes were verified before (`verified`): what owners signed
+under the domain's roots, what the broker signed under its own certified keys. A row that somebody edited is an error,
+never a permission.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.leases import HOLDER_LAPSE
+from ppml_airflow.broker.service import verified
 from ppml_airflow.broker.service.log import StoredLog
 from ppml_airflow.broker.store import one
 from ppml_airflow.domain.documents import Approval, DatasetVersion, Domain, Lease, Pins, Run
-from ppml_airflow.domain.trust import Certificates, verify_broker_document, verify_owner_document
+from ppml_airflow.domain.trust import Certificates
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, UnavailableError, VerificationError
 from ppml_airflow.provenance.log import LogKind
 from ppml_airflow.sealing.manifest import Manifest
@@ -75,17 +77,17 @@ class Ledger:
         """All stored documents of a kind."""
         table = store.document
         rows = self.connection.execute(sa.select(table.c.envelope).where(table.c.kind == kind).order_by(table.c.digest))
-        return [canonical.decode(row.envelope, into=Envelope) for row in rows]
+        return [verified.read_envelope(row.envelope) for row in rows]
 
     def certificates(self) -> Certificates:
         """The owners' certificates, verified once per decision."""
         if self._certificates is None:
-            self._certificates = Certificates.verify(self.envelopes("certificate"), domain=self.domain)
+            self._certificates = verified.certificates_of(tuple(self.envelopes("certificate")), domain=self.domain)
         return self._certificates
 
     def approval(self, digest: Digest) -> Approval:
         """An approval, verified under the owners' roots."""
-        return verify_owner_document(self.envelope(digest), into=Approval, domain=self.domain)
+        return verified.owner_document(self.envelope(digest), into=Approval, domain=self.domain)
 
     def approval_in_force(self, pipeline: str) -> Digest | None:
         """The digest of the approval in force."""
@@ -105,12 +107,14 @@ class Ledger:
             raise PolicyDeniedError(
                 f"policy {name} does not exist, so nothing is allowed", code="policy_missing", hint="ppml policy sign"
             )
-        return verify_owner_document(self.envelope(row.digest), into=Policy, domain=self.domain), row.digest
+        return verified.owner_document(self.envelope(row.digest), into=Policy, domain=self.domain), row.digest
 
     def broker_document(self, digest: Digest, *, into: type[D], issued: datetime | None = None) -> D:
         """A document that this domain's broker signed."""
         moment = issued or self.now
-        return verify_broker_document(self.envelope(digest), into=into, certificates=self.certificates(), now=moment)
+        return verified.broker_document(
+            self.envelope(digest), into=into, keys=self.certificates().broker_keys(now=moment)
+        )
 
     # ------------------------------------------------------------ runs
 
@@ -246,4 +250,4 @@ class Ledger:
     def _envelope(self, digest: Digest) -> Envelope | None:
         table = store.document
         row = one(self.connection, sa.select(table.c.envelope).where(table.c.digest == digest))
-        return canonical.decode(row.envelope, into=Envelope) if row else None
+        return verified.read_envelope(row.envelope) if row else None
