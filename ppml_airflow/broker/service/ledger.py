@@ -1,8 +1,8 @@
 """One transaction's view of the store: signed documents in and out, heads, and the log.
 
-Documents are verified when they are read, unless the very same bytes were verified before (`verified`): what owners signed
-under the domain's roots, what the broker signed under its own certified keys. A row that somebody edited is an error,
-never a permission.
+Documents are verified when they are read, unless the very same bytes were verified before (`verified`): what owners
+signed under the domain's roots, what the broker signed under its own certified keys. A row that somebody edited is an
+error, never a permission.
 """
 
 from __future__ import annotations
