@@ -28,4 +28,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in several processes, those of a file share one, and all that use the running installation."""
     for item in items:
         shares = "installation" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("installation" if shares else item.path.stem))
+        file = f"{item.path.parent.name}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group("installation" if shares else file))
