@@ -40,13 +40,13 @@ all-images: setup ## set up every image that this machine has the parts for
 	@$(PPML) image set-up --all
 
 unit: setup ## unit and conformance tests only
-	@$(BIN)/pytest -q -n auto --dist loadgroup -m "not e2e and not slow and not container" $(ARGS)
+	@$(BIN)/pytest -q -n auto --dist loadfile -m "not e2e and not slow and not container" $(ARGS)
 
 e2e: setup ## whole pipelines with real processes
-	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "e2e and not slow and not container" $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "e2e and not slow and not container" $(ARGS)
 
 slow: all-images ## the tests that take longer: training, Airflow's services, attacks on a running installation, kills
-	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "slow and not container" $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "slow and not container" $(ARGS)
 
 kill: images ## kill processes in the middle of their work
 	@$(BIN)/pytest -q -m "kill and not container" $(ARGS)

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,10 +24,17 @@ os.environ.update(
 )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those of a file share one, and all that use the running installation."""
-    for item in items:
-        shares = "installation" in getattr(item, "fixturenames", ())
-        file = f"{item.path.parent.name}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group("installation" if shares else file))
+SHARE_AN_INSTALLATION = {f"tests/e2e/test_{name}.py" for name in ("browser", "kill", "nightly")}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run in several processes, those of a file share one, and so do the files of the one installation."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist tells no types
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "installation" if file in SHARE_AN_INSTALLATION else file
+
+    return Scheduling(config, log)

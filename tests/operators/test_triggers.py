@@ -11,7 +11,7 @@ import pytest
 from ppml_airflow.errors import UnavailableError
 from ppml_airflow.operators.async_broker import ask_status
 from ppml_airflow.operators.triggers import StepTrigger, is_settled
-from tests.support.fake_pipeline import TOKEN
+from tests.support.fake_pipeline import TOKEN, connect
 
 pytestmark = pytest.mark.usefixtures("connected")
 
@@ -52,7 +52,8 @@ def test_it_wakes_when_the_step_is_settled(broker, until, change):
     assert woken(trigger(broker, until)) == {"woken": "settled", "until": until}
 
 
-def test_a_short_absence_of_the_broker_is_waited_out(broker):
+def test_a_short_absence_of_the_broker_is_waited_out(broker, monkeypatch, tmp_path):
+    connect(monkeypatch, broker=broker.url, agent="http://127.0.0.1:1", folder=tmp_path, patience_s=30)
     broker.is_down = True
 
     def come_back():
