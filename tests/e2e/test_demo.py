@@ -22,6 +22,7 @@ import pytest
 
 from tests.support.commands import PPML, Commands, processes_of
 from tests.support.pi import estimate_of_pi
+from tests.support.ready_images import CHECKOUT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 LAST = ("result", "passport", "verify")
@@ -64,7 +65,7 @@ def test_another_file_and_another_query_give_that_querys_answer(ppml: Commands, 
     sales, query = tmp_path / "sales.csv", tmp_path / "query.sql"
     sales.write_text("shop,amount,day\n" + "".join(f"shop{n % 7},{n}.25,2026-01-{n % 28 + 1:02}\n" for n in range(999)))
     query.write_text("SELECT shop, sum(amount) AS total, max(day) AS last FROM sales GROUP BY shop ORDER BY shop")
-    before = Path(last_lines(ppml("run", str(ppml.home / "dags" / "nightly_analytics.py")).stdout)["result"]).stat()
+    before = Path(last_lines(ppml("run", str(CHECKOUT / "dags" / "nightly_analytics.py")).stdout)["result"]).stat()
     told = last_lines(ppml("demo", "--source", str(sales), "--sql", str(query)).stdout)
     expected = duckdb.sql(query.read_text().replace("sales", f"read_csv('{sales}')", 1)).fetchall()
     assert rows(told["result"]) == expected
@@ -78,7 +79,7 @@ def test_the_sealed_log_opens_with_the_owners_key(ppml: Commands) -> None:
 
 def test_an_approved_job_file_estimates_pi_by_demo_and_by_run(ppml: Commands) -> None:
     params = {"samples": 200_003, "seed": 7}
-    for command in (("demo", "--dag", "spark_pi"), ("run", str(ppml.home / "dags" / "spark_pi.py"))):
+    for command in (("demo", "--dag", "spark_pi"), ("run", str(CHECKOUT / "dags" / "spark_pi.py"))):
         told = last_lines(ppml(*command, "--conf", json.dumps(params)).stdout)
         assert rows(told["result"]) == [(estimate_of_pi(**params), params["samples"])]
         assert subprocess.run(shlex.split(told["verify"]), check=False, capture_output=True).returncode == 0
