@@ -78,6 +78,7 @@ class BareSpark:
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_LOCAL_HOSTNAME": "localhost",
             "HOME": str(folder),
+            "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),  # beside the image, which must stay as it was measured
         } | ({"JAVA_HOME": os.environ["JAVA_HOME"]} if "JAVA_HOME" in os.environ else {})
         (folder / "plain.py").write_text(PLAIN)
         pq.write_table(pa.table({"id": [0, 1, 2], "name": ["Smith"] * 3}), folder / "visits.parquet")
