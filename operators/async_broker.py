@@ -9,7 +9,7 @@ import httpx
 
 from ppml_airflow import canonical
 from ppml_airflow.errors import UnavailableError
-from ppml_airflow.protocol.client import raise_problem
+from ppml_airflow.protocol.client import raise_problem, tls_context
 from ppml_airflow.protocol.messages import Changes, StepStatus
 
 if TYPE_CHECKING:
@@ -30,7 +30,13 @@ def async_broker(hook: PpmlHook) -> httpx.AsyncClient:
     # A request may wait for those before it as long as it takes; once sent, it is answered or given up.
     timeout = httpx.Timeout(30.0, pool=None)
     return httpx.AsyncClient(
-        base_url=url, transport=transport, headers=headers, timeout=timeout, limits=limits, trust_env=False
+        base_url=url,
+        transport=transport,
+        headers=headers,
+        timeout=timeout,
+        limits=limits,
+        trust_env=False,
+        verify=tls_context(url),
     )
 
 

@@ -65,12 +65,14 @@ def endpoint(url: str) -> tuple[httpx.HTTPTransport | None, str]:
     raise ConfigurationError(f"address {url!r} has an unknown scheme", hint=_ADDRESS_HINT)
 
 
-def _trusted_roots() -> ssl.SSLContext:
+def tls_context(url: str) -> ssl.SSLContext:
     """Who may vouch for a server: the CAs in the file that PPML_CA_FILE names, else those that come with httpx.
 
     Raises:
         ConfigurationError: the file holds no certificates.
     """
+    if not url.startswith("https://"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     path = os.environ.get(CA_FILE)
     if path is None:
         return httpx.create_ssl_context(trust_env=False)
@@ -129,7 +131,7 @@ class JsonClient:
             headers=headers,
             timeout=timeout_s,
             trust_env=False,
-            verify=_trusted_roots() if base_url.startswith("https://") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            verify=tls_context(base_url),
         )
 
     def __enter__(self) -> Self:

@@ -71,10 +71,14 @@ def _scoped(broker: Broker, call: Call) -> str:
     return run_id
 
 
-def _require_scope(call: Call, pipeline: str) -> None:
+def _caller(call: Call) -> Caller:
     if call.caller is None:
         raise PolicyDeniedError("caller has no valid token", code="token_unknown")
-    call.caller.require_scope(pipeline)
+    return call.caller
+
+
+def _require_scope(call: Call, pipeline: str) -> None:
+    _caller(call).require_scope(pipeline)
 
 
 def _open_run(broker: Broker, call: Call) -> RunView:
@@ -91,9 +95,7 @@ def _find_run(broker: Broker, call: Call) -> RunView | None:
 
 
 def _changes(broker: Broker, call: Call) -> Changes:
-    if call.caller is None:
-        raise PolicyDeniedError("caller has no valid token", code="token_unknown")
-    return changes.changes(broker, since=_size(call, "since"), caller=call.caller)
+    return changes.changes(broker, since=_size(call, "since"), caller=_caller(call))
 
 
 def _health(broker: Broker, _call: Call) -> dict[str, str]:
