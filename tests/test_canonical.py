@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+import rfc8785
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ppml_airflow import canonical
@@ -46,6 +47,16 @@ PLAIN = st.recursive(
     max_leaves=12,
 )
 
+ANY_JSON = st.dictionaries(
+    TEXT,
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | TEXT | st.floats(allow_nan=False, allow_infinity=False),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+        max_leaves=12,
+    ),
+    max_size=4,
+)
+
 
 @given(SAMPLES)
 def test_a_document_reads_as_what_was_written(value: Sample) -> None:
@@ -57,6 +68,29 @@ def test_a_document_reads_as_what_was_written(value: Sample) -> None:
 @given(PLAIN)
 def test_plain_values_read_as_what_was_written(value: Any) -> None:
     assert json.loads(canonical.encode(value)) == value
+
+
+@given(ANY_JSON)
+@example({"a": 2**53 - 1, "b": [-(2**53)]})
+@example({"\U0001f600": 1, "\ufb33": 2})
+def test_exactly_what_rfc8785_writes_is_read_and_floats_and_large_integers_are_not(value: dict[str, Any]) -> None:
+    """The library of that name is the oracle."""
+    for text in (json.dumps(value), json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)):
+        try:
+            expected = rfc8785.dumps(value) == text.encode() and "float" not in _types(value)
+        except rfc8785.IntegerDomainError:
+            expected = False
+        try:
+            assert canonical.encode(canonical.decode(text.encode(), into=dict)) == text.encode()
+            found = True
+        except MalformedInputError:
+            found = False
+        assert found == expected
+
+
+def _types(value: Any) -> set[str]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {type(value).__name__}.union(*(_types(each) for each in inner))
 
 
 @given(SAMPLES, st.randoms())
