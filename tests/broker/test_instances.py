@@ -49,8 +49,8 @@ def second(world: World) -> Iterator[Broker]:
         store=Store.open(world.database),
         anchor=Anchor(world.folder / "second-anchor", key=world.owners.broker),
     )
-    with other.store.transaction() as connection:
-        head = other.head_of(other.ledger(connection))
+    with other.transaction() as ledger:
+        head = other.head_of(ledger)
     other.anchor.replace(head)
     require_anchored(other)
     yield other

@@ -20,6 +20,7 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.report_data import public_jwk
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.broker import store
+from ppml_airflow.broker.service.log import StoredLog
 from ppml_airflow.broker.store import Store
 from ppml_airflow.errors import PolicyDeniedError, UnavailableError, VerificationError
 from ppml_airflow.keys.keystore import KeystoreFile
@@ -269,6 +270,6 @@ def _require_sound(world: World, *, database: str, passports: list[bytes]) -> No
         )
     assert len(bindings) == len(set(bindings))
     with opened.transaction() as connection:
-        head = world.broker.ledger(connection).log.head()
+        head = StoredLog(connection).head()
     opened.close()
     assert head == Checkpoint(log_size=len(rows), log_root="sha256:" + mth([bytes(row.entry) for row in rows]).hex())

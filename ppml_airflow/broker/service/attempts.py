@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
 from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.service.ledger import Ledger
@@ -15,17 +13,16 @@ from ppml_airflow.units import Digest
 
 def end_open_attempts(ledger: Ledger, *, run_id: str, step: str | None, outcome: str) -> None:
     """End what is open: its lease is void, its reserved versions are free again."""
-    table = store.attempt
     for row in ledger.attempts(run_id, step):
         if row.outcome == "open":
-            ledger.connection.execute(sa.update(table).where(table.c.id == row.id).values(outcome=outcome))
+            store.update(ledger.connection, store.attempt, where={"id": row.id}, outcome=outcome)
             free_reservations(ledger, lease_id=row.lease_id)
             ledger.changed(run_id)
 
 
 def free_reservations(ledger: Ledger, *, lease_id: str) -> None:
     """Free the output versions that a lease had reserved."""
-    ledger.connection.execute(sa.delete(store.reservation).where(store.reservation.c.lease_id == lease_id))
+    store.delete(ledger.connection, store.reservation, lease_id=lease_id)
 
 
 def write_attempt(
@@ -38,22 +35,22 @@ def write_attempt(
     lease_digest: Digest | None = None,
 ) -> None:
     """Write down an attempt whose evidence was accepted, with its lease if it has one."""
-    ledger.connection.execute(
-        sa.insert(store.attempt).values(
-            run_id=run_id,
-            step=record.step,
-            role=record.role,
-            attempt=record.attempt,
-            time=record.time,
-            evidence=canonical.encode(record),
-            outcome=outcome,
-            seen=record.time,
-            binding=canonical.digest(record.binding),
-            lease_id=lease.lease_id if lease else None,
-            lease=lease_digest,
-            expires=lease.expires if lease else None,
-            signing_key=canonical.encode(record.binding.signing_key),
-        )
+    store.insert(
+        ledger.connection,
+        store.attempt,
+        run_id=run_id,
+        step=record.step,
+        role=record.role,
+        attempt=record.attempt,
+        time=record.time,
+        evidence=canonical.encode(record),
+        outcome=outcome,
+        seen=record.time,
+        binding=canonical.digest(record.binding),
+        lease_id=lease.lease_id if lease else None,
+        lease=lease_digest,
+        expires=lease.expires if lease else None,
+        signing_key=canonical.encode(record.binding.signing_key),
     )
     ledger.append("evidence", body=canonical.digest(record), run_id=run_id)
 
@@ -71,19 +68,18 @@ def record_denial(ledger: Ledger, *, where: tuple[str, str] | None, error: PpmlE
         "hint": error.hint,
         "after_attempt": attempts[-1].id if attempts else 0,
     }
-    ledger.connection.execute(sa.insert(store.denial).values(row))
+    store.insert(ledger.connection, store.denial, **row)
     body = Denial(step=step or "unknown", time=ledger.time, code=error.code)
     ledger.append("denial", body=canonical.digest(body), run_id=run_id)
 
 
 def end_silent_holder(ledger: Ledger, *, dataset: str) -> None:
     """Take over a dataset from a lease whose guest is no longer heard of: it is fenced, and cannot commit any more."""
-    table = store.reservation
-    row = store.one(ledger.connection, sa.select(table.c.lease_id).where(table.c.dataset == dataset))
+    connection = ledger.connection
+    row = store.find(connection, store.reservation, dataset=dataset)
     if row is not None:
-        attempt = store.attempt
-        holder = store.one(ledger.connection, sa.select(attempt.c.run_id).where(attempt.c.lease_id == row.lease_id))
-        query = sa.update(attempt).where(attempt.c.lease_id == row.lease_id, attempt.c.outcome == "open")
-        ledger.connection.execute(query.values(outcome="fenced"))
+        holder = store.find(connection, store.attempt, lease_id=row.lease_id)
+        open_lease = {"lease_id": row.lease_id, "outcome": "open"}
+        store.update(connection, store.attempt, where=open_lease, outcome="fenced")
         ledger.changed(holder.run_id if holder else None)
         free_reservations(ledger, lease_id=row.lease_id)

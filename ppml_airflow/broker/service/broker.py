@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy.engine import Connection
-
 from ppml_airflow.attestation.collateral.source import CollateralSource
 from ppml_airflow.attestation.roots import TrustRoot
 from ppml_airflow.attestation.verifiers import Verifier
@@ -60,8 +58,7 @@ class Broker:
         Raises:
             VerificationError: the store has been rolled back behind the anchor.
         """
-        with self.store.transaction() as connection:
-            ledger = self.ledger(connection)
+        with self.transaction() as ledger:
             size = ledger.log.size
             self.anchor.require_reached(size)
             yield ledger
@@ -69,9 +66,13 @@ class Broker:
         if head is not None:
             self.anchor.advance(head)
 
-    def ledger(self, connection: Connection) -> Ledger:
-        """The store as a transaction sees it now."""
-        return Ledger(connection, domain=self.domain, now=self.clock())
+    @contextmanager
+    def transaction(self) -> Iterator[Ledger]:
+        """The store as one transaction sees it, wherever the anchor is; all of what it writes, or nothing."""
+        with self.store.transaction() as connection:
+            ledger = Ledger(connection, domain=self.domain, now=self.clock())
+            yield ledger
+            ledger.flush()
 
     def head_of(self, ledger: Ledger) -> SignedHead:
         """What a checkpoint of the log says now."""

@@ -43,9 +43,7 @@ def find_job(ledger: Ledger, job_digest: Digest) -> tuple[str, str]:
     Raises:
         VerificationError: no run has such a job.
     """
-    table = store.pins
-    query = sa.select(table.c.run_id, table.c.step).where(table.c.job_digest == job_digest)
-    row = store.one(ledger.connection, query)
+    row = store.find(ledger.connection, store.pins, job_digest=job_digest)
     if row is None:
         raise VerificationError(
             "evidence covers a job that no open run has", code="other_job", hint="was code, argv or a param changed?"
@@ -88,9 +86,8 @@ def require_unused(case: Case) -> None:
     Raises:
         VerificationError: the binding has had its lease.
     """
-    table, digest = store.attempt, canonical.digest(case.request.binding)
-    query = sa.select(table.c.id).where(table.c.binding == digest, table.c.role == "job")
-    if case.ledger.connection.execute(query).first() is not None:
+    digest = canonical.digest(case.request.binding)
+    if store.find_all(case.ledger.connection, store.attempt, order="id", binding=digest, role="job"):
         raise VerificationError("binding has had its lease already", code="binding_used", hint="start a new guest")
 
 
@@ -104,13 +101,6 @@ def _state(ledger: Ledger, *, run: Run, step: Step, policy: Digest) -> StepState
     row = ledger.run_row(run.run_id)
     jobs = [attempt for attempt in ledger.attempts(run.run_id, step.name) if attempt.role == "job"]
     own = {attempt.lease_id for attempt in jobs}
-    table = store.run
-    others = sa.select(sa.func.count()).where(
-        table.c.pipeline == run.pipeline,
-        table.c.slot == run.slot,
-        table.c.counted.is_(True),
-        table.c.run_id != run.run_id,
-    )
     heads = {}
     for output in step.outputs:
         head, holder = ledger.head(output.dataset), ledger.holder(output.dataset)
@@ -127,15 +117,13 @@ def _state(ledger: Ledger, *, run: Run, step: Step, policy: Digest) -> StepState
         policy_in_force=policy,
         committed_steps=ledger.committed_steps(run.run_id),
         attempts=len(jobs),
-        runs_in_slot=ledger.connection.execute(others).scalar_one(),
+        runs_in_slot=ledger.other_runs_in_slot(run),
         heads=heads,
     )
 
 
 def _current_grant(ledger: Ledger, *, run: Run, step: Step) -> Grant | None:
-    table = store.granted
-    query = sa.select(table).where(table.c.run_id == run.run_id, table.c.step == step.name)
-    row = store.one(ledger.connection, query)
+    row = store.find(ledger.connection, store.granted, run_id=run.run_id, step=step.name)
     if row is None:
         return None
     return Grant(policy=row.policy, approval=row.approval, epoch=row.epoch, expires=parse_instant(row.expires))

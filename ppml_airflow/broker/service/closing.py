@@ -21,16 +21,14 @@ EARLIER_HEADS = 64
 def close_run(broker: Broker, *, run_id: str) -> Envelope:
     """CLOSE: no lease after it; the passport is complete and final (idempotent)."""
     with broker.decision() as ledger:
-        row = store.one(ledger.connection, sa.select(store.passport).where(store.passport.c.run_id == run_id))
+        row = store.find(ledger.connection, store.passport, run_id=run_id)
         if row is not None:
             return canonical.decode(row.closed, into=Envelope)
         run = ledger.run(run_id)
         end_open_attempts(ledger, run_id=run_id, step=None, outcome="fenced")
         closed, content = _compose(broker, ledger, run=run)
-        ledger.connection.execute(
-            sa.insert(store.passport).values(run_id=run_id, closed=canonical.encode(closed), content=content)
-        )
-        ledger.connection.execute(sa.update(store.run).where(store.run.c.run_id == run_id).values(closed=ledger.time))
+        store.insert(ledger.connection, store.passport, run_id=run_id, closed=canonical.encode(closed), content=content)
+        store.update(ledger.connection, store.run, where={"run_id": run_id}, closed=ledger.time)
         ledger.put(closed, kind="closed", run_id=run_id)
         return closed
 
@@ -43,7 +41,7 @@ def passport(broker: Broker, *, run_id: str) -> bytes:
     """
     with broker.decision() as ledger:
         ledger.run_row(run_id)
-        row = store.one(ledger.connection, sa.select(store.passport).where(store.passport.c.run_id == run_id))
+        row = store.find(ledger.connection, store.passport, run_id=run_id)
         if row is None:
             raise PolicyDeniedError(f"run {run_id} is not closed, so it has no passport yet", code="run_open")
         return bytes(row.content)
@@ -121,12 +119,10 @@ def _collateral_of(ledger: Ledger, evidence: list[EvidenceRecord]) -> dict[str, 
 
 
 def _denials_of(ledger: Ledger, run: Run) -> tuple[Denial, ...]:
-    table = store.denial
-    rows = ledger.connection.execute(sa.select(table).where(table.c.run_id == run.run_id).order_by(table.c.id))
+    rows = store.find_all(ledger.connection, store.denial, order="id", run_id=run.run_id)
     return tuple(Denial(step=row.step, time=row.time, code=row.code) for row in rows)
 
 
 def _releases_of(ledger: Ledger, run: Run) -> tuple[Release, ...]:
-    table = store.release
-    rows = ledger.connection.execute(sa.select(table).where(table.c.run_id == run.run_id).order_by(table.c.id))
+    rows = store.find_all(ledger.connection, store.release, order="id", run_id=run.run_id)
     return tuple(Release(dataset=row.dataset, recipient=row.recipient, time=row.time) for row in rows)

@@ -126,17 +126,14 @@ def _require_repeated(session: sa.Row[Any], *, request: Attest, ledger: Ledger) 
 
 
 def _grant(case: Case, record: EvidenceRecord) -> LeaseAnswer:
-    ledger, table = case.ledger, store.granted
+    ledger, connection = case.ledger, case.ledger.connection
     grant = decide_grant(
         approval=case.approval, approval_digest=case.run.approval, run=case.run, state=case.state, now=ledger.now
     )
     place, expires = {"run_id": case.run.run_id, "step": case.step.name}, format_instant(grant.expires)
-    ledger.connection.execute(sa.delete(table).filter_by(**place))
-    ledger.connection.execute(
-        sa.insert(table).values(
-            **place, policy=grant.policy, approval=grant.approval, epoch=grant.epoch, expires=expires
-        )
-    )
+    values = {"policy": grant.policy, "approval": grant.approval, "epoch": grant.epoch, "expires": expires}
+    store.delete(connection, store.granted, **place)
+    store.insert(connection, store.granted, **place, **values)
     write_attempt(ledger, record, run_id=case.run.run_id, outcome="granted")
     return LeaseAnswer(granted_until=expires, lease=None, sealed_keys=None, receipt=None)
 
@@ -161,7 +158,7 @@ def _lease(broker: Broker, case: Case, record: EvidenceRecord) -> LeaseAnswer:
     envelope = broker.signing_key.sign(lease)
     end_open_attempts(ledger, run_id=case.run.run_id, step=case.step.name, outcome="fenced")
     _reserve(broker, case, lease=lease, release_keys=dict(keys.release_keys))
-    ledger.connection.execute(sa.update(store.run).where(store.run.c.run_id == case.run.run_id).values(counted=True))
+    store.update(ledger.connection, store.run, where={"run_id": case.run.run_id}, counted=True)
     ledger.put(envelope, kind="lease", run_id=case.run.run_id)
     write_attempt(ledger, record, run_id=case.run.run_id, outcome="open", lease=lease, lease_digest=envelope.digest)
     sealed = wrapping.hpke_seal(
@@ -187,15 +184,12 @@ def _data_key(broker: Broker, case: Case, digest: Digest) -> bytes:
 def _reserve(broker: Broker, case: Case, *, lease: Lease, release_keys: dict[str, bytes]) -> None:
     connection = case.ledger.connection
     for output in lease.outputs:
-        table = store.reservation
         end_silent_holder(case.ledger, dataset=output.dataset)
-        connection.execute(
-            sa.insert(table).values(dataset=output.dataset, version=output.version, lease_id=lease.lease_id)
-        )
+        reserved = {"dataset": output.dataset, "version": output.version, "lease_id": lease.lease_id}
+        store.insert(connection, store.reservation, **reserved)
         context = wrapping.release_key_context(
             domain_id=broker.domain.domain_id, lease_id=lease.lease_id, dataset=output.dataset
         )
         wrapped = broker.kms.wrap(release_keys[output.dataset], key_id=RELEASE_KEK, context=context)
-        connection.execute(
-            sa.insert(store.release_key).values(lease_id=lease.lease_id, dataset=output.dataset, wrapped=wrapped)
-        )
+        kept = {"lease_id": lease.lease_id, "dataset": output.dataset, "wrapped": wrapped}
+        store.insert(connection, store.release_key, **kept)

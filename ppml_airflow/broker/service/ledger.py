@@ -20,7 +20,6 @@ from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.leases import HOLDER_LAPSE
 from ppml_airflow.broker.service import verified
 from ppml_airflow.broker.service.log import StoredLog
-from ppml_airflow.broker.store import one
 from ppml_airflow.domain.documents import Approval, DatasetVersion, Domain, Lease, Pins, Run
 from ppml_airflow.domain.trust import Certificates
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, UnavailableError, VerificationError
@@ -30,6 +29,30 @@ from ppml_airflow.signing import Envelope, SignedDocument
 from ppml_airflow.units import Digest, format_instant, parse_instant
 
 D = TypeVar("D", bound=SignedDocument)
+
+_run, _attempt, _manifest, _reservation = store.run.c, store.attempt.c, store.manifest.c, store.reservation.c
+_COMMITTED_STEPS = sa.select(_attempt.step).where(
+    _attempt.run_id == sa.bindparam("run_id"), _attempt.outcome == "committed"
+)
+_OTHER_RUNS = sa.select(sa.func.count()).where(
+    _run.pipeline == sa.bindparam("pipeline"),
+    _run.slot == sa.bindparam("slot"),
+    _run.counted.is_(True),
+    _run.run_id != sa.bindparam("run_id"),
+)
+_HEAD = (
+    sa.select(store.manifest)
+    .where(_manifest.dataset == sa.bindparam("dataset"))
+    .order_by(_manifest.version.desc())
+    .limit(1)
+)
+_HOLDER = sa.select(_reservation.lease_id, _attempt.expires, _attempt.outcome, _attempt.seen).where(
+    _reservation.dataset == sa.bindparam("dataset"), _attempt.lease_id == _reservation.lease_id
+)
+_HAS_COLLATERAL = sa.select(store.collateral.c.digest).where(store.collateral.c.digest == sa.bindparam("digest"))
+_SEEN_NUMBERS = sa.select(store.seen_number).where(store.seen_number.c.name.in_(sa.bindparam("names", expanding=True)))
+_NEWEST_CHANGE = sa.select(sa.func.max(store.changed.c.number))
+_EPOCH = sa.select(sa.func.max(store.recovery.c.epoch))
 
 
 class Ledger:
@@ -45,6 +68,7 @@ class Ledger:
         self.now = now
         self.time = format_instant(now)
         self._certificates: Certificates | None = None
+        self._changed: set[str] = set()
         self.log = StoredLog(connection)
         last = self.log.last
         if last is not None and parse_instant(last.time) > now:
@@ -57,8 +81,7 @@ class Ledger:
         digest = envelope.digest
         if self._envelope(digest) is not None:
             return False
-        row = {"digest": digest, "kind": kind, "envelope": canonical.encode(envelope)}
-        self.connection.execute(sa.insert(store.document).values(row))
+        store.insert(self.connection, store.document, digest=digest, kind=kind, envelope=canonical.encode(envelope))
         self.append(kind, body=digest, run_id=run_id)
         return True
 
@@ -75,8 +98,7 @@ class Ledger:
 
     def envelopes(self, kind: LogKind) -> list[Envelope]:
         """All stored documents of a kind."""
-        table = store.document
-        rows = self.connection.execute(sa.select(table.c.envelope).where(table.c.kind == kind).order_by(table.c.digest))
+        rows = store.find_all(self.connection, store.document, order="digest", kind=kind)
         return [verified.read_envelope(row.envelope) for row in rows]
 
     def certificates(self) -> Certificates:
@@ -91,8 +113,7 @@ class Ledger:
 
     def approval_in_force(self, pipeline: str) -> Digest | None:
         """The digest of the approval in force."""
-        table = store.approval_in_force
-        row = one(self.connection, sa.select(table.c.digest).where(table.c.pipeline == pipeline))
+        row = store.find(self.connection, store.approval_in_force, pipeline=pipeline)
         return row.digest if row else None
 
     def policy_in_force(self, name: str) -> tuple[Policy, Digest]:
@@ -101,8 +122,7 @@ class Ledger:
         Raises:
             PolicyDeniedError: no policy of that name: nothing is allowed.
         """
-        table = store.policy_in_force
-        row = one(self.connection, sa.select(table.c.digest).where(table.c.name == name))
+        row = store.find(self.connection, store.policy_in_force, name=name)
         if row is None:
             raise PolicyDeniedError(
                 f"policy {name} does not exist, so nothing is allowed", code="policy_missing", hint="ppml policy sign"
@@ -124,7 +144,7 @@ class Ledger:
         Raises:
             ConfigurationError: there is no such run.
         """
-        row = one(self.connection, sa.select(store.run).where(store.run.c.run_id == run_id))
+        row = store.find(self.connection, store.run, run_id=run_id)
         if row is None:
             raise ConfigurationError(f"run {run_id[:40]} is not known here", code="run_unknown")
         return row
@@ -135,31 +155,30 @@ class Ledger:
 
     def pins(self, run_id: str, step: str) -> tuple[Envelope, Pins] | None:
         """The signed Pins of a step, once complete."""
-        table = store.pins
-        row = one(self.connection, sa.select(table.c.digest).where(table.c.run_id == run_id, table.c.step == step))
+        row = store.find(self.connection, store.pins, run_id=run_id, step=step)
         return (self.envelope(row.digest), self.broker_document(row.digest, into=Pins)) if row else None
 
     def pinned(self, run_id: str, step: str) -> dict[str, DatasetVersion]:
         """The inputs of a step that are pinned so far."""
-        table = store.pinned
-        rows = self.connection.execute(sa.select(table).where(table.c.run_id == run_id, table.c.step == step))
+        rows = store.find_all(self.connection, store.pinned, order="dataset", run_id=run_id, step=step)
         return {
             row.dataset: DatasetVersion(dataset=row.dataset, version=row.version, manifest=row.manifest) for row in rows
         }
 
     def committed_steps(self, run_id: str) -> frozenset[str]:
         """The steps of a run whose receipt is committed."""
-        table = store.attempt
-        rows = self.connection.execute(
-            sa.select(table.c.step).where(table.c.run_id == run_id, table.c.outcome == "committed")
-        )
-        return frozenset(row.step for row in rows)
+        rows = self.connection.execute(_COMMITTED_STEPS, {"run_id": run_id})
+        return frozenset(rows.scalars())
+
+    def other_runs_in_slot(self, run: Run) -> int:
+        """How many other runs of a pipeline have had a lease in the slot of this one."""
+        where = {"pipeline": run.pipeline, "slot": run.slot, "run_id": run.run_id}
+        return self.connection.execute(_OTHER_RUNS, where).scalar_one()
 
     def attempts(self, run_id: str, step: str | None = None) -> list[sa.Row[Any]]:
         """The attempts and preflights of a run or a step, oldest first."""
-        table = store.attempt
-        query = sa.select(table).where(table.c.run_id == run_id).order_by(table.c.id)
-        return list(self.connection.execute(query if step is None else query.where(table.c.step == step)))
+        place = {"run_id": run_id} if step is None else {"run_id": run_id, "step": step}
+        return store.find_all(self.connection, store.attempt, order="id", **place)
 
     def lease(self, digest: Digest) -> Lease:
         """A lease that this broker signed."""
@@ -169,21 +188,20 @@ class Ledger:
 
     def head(self, dataset: str) -> DatasetVersion | None:
         """The newest committed version of a dataset."""
-        table = store.manifest
-        query = sa.select(table).where(table.c.dataset == dataset).order_by(table.c.version.desc()).limit(1)
-        row = one(self.connection, query)
+        row = self.connection.execute(_HEAD, {"dataset": dataset}).one_or_none()
         return DatasetVersion(dataset=dataset, version=row.version, manifest=row.digest) if row else None
 
     def commit_manifest(self, envelope: Envelope, *, manifest: Manifest) -> None:
         """Move a dataset's head to a manifest that has been judged."""
-        row = {
-            "digest": envelope.digest,
-            "dataset": manifest.dataset,
-            "version": manifest.version,
-            "run_id": manifest.run_id,
-            "lease_id": manifest.lease_id,
-        }
-        self.connection.execute(sa.insert(store.manifest).values(row))
+        store.insert(
+            self.connection,
+            store.manifest,
+            digest=envelope.digest,
+            dataset=manifest.dataset,
+            version=manifest.version,
+            run_id=manifest.run_id,
+            lease_id=manifest.lease_id,
+        )
         self.put(envelope, kind="manifest", run_id=manifest.run_id)
 
     def committed_manifest(self, digest: Digest) -> tuple[Envelope, Manifest]:
@@ -192,40 +210,33 @@ class Ledger:
         Raises:
             VerificationError: it is not committed.
         """
-        if one(self.connection, sa.select(store.manifest.c.digest).where(store.manifest.c.digest == digest)) is None:
+        if store.find(self.connection, store.manifest, digest=digest) is None:
             raise VerificationError(f"manifest {digest} is not committed", code="not_committed")
         envelope = self.envelope(digest)
         return envelope, canonical.decode(envelope.payload, into=Manifest)
 
     def holder(self, dataset: str) -> str | None:
         """The lease that has reserved the next version of a dataset, if its guest is still heard of."""
-        table, attempt = store.reservation, store.attempt
-        query = sa.select(table.c.lease_id, attempt.c.expires, attempt.c.outcome, attempt.c.seen).where(
-            table.c.dataset == dataset, attempt.c.lease_id == table.c.lease_id
-        )
-        row = one(self.connection, query)
+        row = self.connection.execute(_HOLDER, {"dataset": dataset}).one_or_none()
         if row is None or row.outcome != "open" or parse_instant(row.expires) <= self.now:
             return None
         return str(row.lease_id) if parse_instant(row.seen) + HOLDER_LAPSE > self.now else None
 
     def keep_collateral(self, content: bytes, *, digest: Digest) -> None:
         """Keep the collateral that evidence was judged with: a passport encloses it."""
-        table = store.collateral
-        if one(self.connection, sa.select(table.c.digest).where(table.c.digest == digest)) is None:
-            self.connection.execute(sa.insert(table).values(digest=digest, content=content))
+        if self.connection.execute(_HAS_COLLATERAL, {"digest": digest}).one_or_none() is None:
+            store.insert(self.connection, store.collateral, digest=digest, content=content)
 
     def seen_numbers(self, names: tuple[str, ...]) -> dict[str, int]:
         """The highest numbers of collateral so far, by name."""
-        table = store.seen_number
-        rows = self.connection.execute(sa.select(table).where(table.c.name.in_(names)))
+        rows = self.connection.execute(_SEEN_NUMBERS, {"names": names})
         return {row.name: row.number for row in rows}
 
     def raise_numbers(self, raised: Mapping[str, int]) -> None:
         """Remember higher ones."""
-        table = store.seen_number
         for name, number in raised.items():
-            self.connection.execute(sa.delete(table).filter_by(name=name))
-            self.connection.execute(sa.insert(table).values(name=name, number=number))
+            store.delete(self.connection, store.seen_number, name=name)
+            store.insert(self.connection, store.seen_number, name=name, number=number)
 
     # ------------------------------------------------------------ log
 
@@ -236,18 +247,23 @@ class Ledger:
 
     def changed(self, run_id: str | None) -> None:
         """Note that steps of a run, or of any run, may stand elsewhere than before: who waits for them asks again."""
-        table, place = store.changed, {"run_id": run_id or store.EVERY_RUN}
-        newest = self.connection.execute(sa.select(sa.func.max(table.c.number))).scalar_one() or 0
-        self.connection.execute(sa.delete(table).filter_by(**place))
-        self.connection.execute(sa.insert(table).values(**place, number=newest + 1))
+        self._changed.add(run_id or store.EVERY_RUN)
+
+    def flush(self) -> None:
+        """Write what was appended to the log and noted as changed, at the end of a decision."""
+        self.log.flush()
+        for run_id in sorted(self._changed):
+            newest = self.connection.execute(_NEWEST_CHANGE).scalar_one() or 0
+            if not store.update(self.connection, store.changed, where={"run_id": run_id}, number=newest + 1):
+                store.insert(self.connection, store.changed, run_id=run_id, number=newest + 1)
+        self._changed.clear()
 
     @property
     def epoch(self) -> int:
         """How often this broker has been recovered after its store was rolled back."""
-        newest = self.connection.execute(sa.select(sa.func.max(store.recovery.c.epoch))).scalar_one()
+        newest = self.connection.execute(_EPOCH).scalar_one()
         return newest or 0
 
     def _envelope(self, digest: Digest) -> Envelope | None:
-        table = store.document
-        row = one(self.connection, sa.select(table.c.envelope).where(table.c.digest == digest))
+        row = store.find(self.connection, store.document, digest=digest)
         return verified.read_envelope(row.envelope) if row else None

@@ -21,6 +21,9 @@ from ppml_airflow.provenance.log import Checkpoint, Consistency, LogEntry, LogKi
 from ppml_airflow.units import Digest, Instant
 
 _NODES_AT_ONCE = 1000
+_LAST = sa.select(store.log).order_by(store.log.c.position.desc()).limit(1)
+_NODES = sa.select(store.log_node).where(store.log_node.c.id.in_(sa.bindparam("nodes", expanding=True)))
+_INSERT_ENTRIES, _INSERT_NODES = sa.insert(store.log), sa.insert(store.log_node)
 
 
 class StoredLog:
@@ -28,32 +31,40 @@ class StoredLog:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        last = self._last()
+        last = connection.execute(_LAST).one_or_none()
         self.size = last.position + 1 if last else 0
         self.last: LogEntry | None = canonical.decode(last.entry, into=LogEntry) if last else None
         self._peaks: list[bytes] | None = None
+        self._entries: list[dict[str, Any]] = []
+        self._nodes: dict[merkle.Node, bytes] = {}
 
     def append(self, kind: LogKind, *, body: Digest, run_id: str | None, time: Instant) -> None:
-        """Append an entry."""
+        """Append an entry; it is written by `flush`."""
         entry = LogEntry(index=self.size, time=time, kind=kind, run_id=run_id, body=body)
-        peaks = self._read_peaks()
-        completed = merkle.grow(peaks, size=self.size, leaf=log.leaf_of(entry))
+        self._nodes |= merkle.grow(self._read_peaks(), size=self.size, leaf=log.leaf_of(entry))
         row = {"position": self.size, "run_id": run_id, "kind": kind, "body": body, "entry": canonical.encode(entry)}
-        self._connection.execute(sa.insert(store.log), row)
-        self._connection.execute(
-            sa.insert(store.log_node), [{"id": node, "hash": value} for node, value in completed.items()]
-        )
+        self._entries.append(row)
         self.size, self.last = self.size + 1, entry
+
+    def flush(self) -> None:
+        """Write the entries that were appended: at the end of a decision, and before the log is read."""
+        if self._entries:
+            self._connection.execute(_INSERT_ENTRIES, self._entries)
+            nodes = [{"id": node, "hash": value} for node, value in self._nodes.items()]
+            self._connection.execute(_INSERT_NODES, nodes)
+            self._entries, self._nodes = [], {}
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Undo what is written inside when an error leaves it, here as in the database."""
+        self.flush()
         before = self.size, self.last
         try:
             with self._connection.begin_nested():
                 yield
         except BaseException:
             (self.size, self.last), self._peaks = before, None
+            self._entries, self._nodes = [], {}
             raise
 
     def head(self) -> Checkpoint:
@@ -86,9 +97,9 @@ class StoredLog:
 
     def entries_of(self, run_id: str) -> list[LogEntry]:
         """The entries of a run, oldest first."""
-        table = store.log
-        query = sa.select(table.c.entry).where(table.c.run_id == run_id).order_by(table.c.position)
-        return [canonical.decode(row.entry, into=LogEntry) for row in self._connection.execute(query)]
+        self.flush()
+        rows = store.find_all(self._connection, store.log, order="position", run_id=run_id)
+        return [canonical.decode(row.entry, into=LogEntry) for row in rows]
 
     def entry_about(self, body: Digest) -> LogEntry:
         """The first entry about a document.
@@ -96,15 +107,15 @@ class StoredLog:
         Raises:
             ConfigurationError: there is none.
         """
-        table = store.log
-        query = sa.select(table.c.entry).where(table.c.body == body).order_by(table.c.position).limit(1)
-        row = self._connection.execute(query).first()
-        if row is None:
+        self.flush()
+        rows = store.find_all(self._connection, store.log, order="position", body=body)
+        if not rows:
             raise ConfigurationError(f"log has no entry about {body[:80]}", code="not_found")
-        return canonical.decode(row.entry, into=LogEntry)
+        return canonical.decode(rows[0].entry, into=LogEntry)
 
     def positions_of(self, kind: LogKind, *, newest: int) -> list[int]:
         """Where the newest entries of a kind stand."""
+        self.flush()
         table = store.log
         query = sa.select(table.c.position).where(table.c.kind == kind).order_by(table.c.position.desc()).limit(newest)
         return list(self._connection.execute(query).scalars())
@@ -121,19 +132,17 @@ class StoredLog:
         return self._peaks
 
     def _read(self, nodes: Collection[merkle.Node]) -> Mapping[merkle.Node, bytes]:
-        table, wanted = store.log_node, sorted(nodes)
+        self.flush()
+        wanted = sorted(nodes)
         found: dict[merkle.Node, bytes] = {}
         for start in range(0, len(wanted), _NODES_AT_ONCE):
-            query = sa.select(table).where(table.c.id.in_(wanted[start : start + _NODES_AT_ONCE]))
-            found.update((row.id, bytes(row.hash)) for row in self._connection.execute(query))
+            rows = self._connection.execute(_NODES, {"nodes": wanted[start : start + _NODES_AT_ONCE]})
+            found.update((row.id, bytes(row.hash)) for row in rows)
         if len(found) != len(set(wanted)):
             raise ConfigurationError(
                 "log misses hashes of its tree", code="store_damaged", hint="restore the database from a backup"
             )
         return found
-
-    def _last(self) -> sa.Row[Any] | None:
-        return store.one(self._connection, sa.select(store.log).order_by(store.log.c.position.desc()).limit(1))
 
 
 def _digest(raw: bytes) -> Digest:

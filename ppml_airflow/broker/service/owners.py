@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
 from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.broker import store
@@ -39,8 +37,8 @@ def put_policy(broker: Broker, *, envelope: Envelope) -> Digest:
     """
     policy = verify_owner_document(envelope, into=Policy, domain=broker.domain)
     with broker.decision() as ledger:
-        table = store.policy_in_force
-        row = store.one(ledger.connection, sa.select(table).where(table.c.name == policy.name))
+        connection, table = ledger.connection, store.policy_in_force
+        row = store.find(connection, table, name=policy.name)
         if row is not None and row.digest == envelope.digest:
             return envelope.digest
         if row is not None and policy.version <= row.version:
@@ -50,9 +48,8 @@ def put_policy(broker: Broker, *, envelope: Envelope) -> Digest:
                 hint="sign the next version",
             )
         ledger.put(envelope, kind="policy")
-        values = {"name": policy.name, "version": policy.version, "digest": envelope.digest}
-        ledger.connection.execute(sa.delete(table).where(table.c.name == policy.name))
-        ledger.connection.execute(sa.insert(table).values(values))
+        store.delete(connection, table, name=policy.name)
+        store.insert(connection, table, name=policy.name, version=policy.version, digest=envelope.digest)
     return envelope.digest
 
 
@@ -69,9 +66,9 @@ def put_approval(broker: Broker, *, envelope: Envelope) -> Digest:
         require_successor(approval, digest=envelope.digest, in_force=in_force)
         require_in_force(approval, digest=envelope.digest, in_force=envelope.digest, now=ledger.now)
         ledger.put(envelope, kind="approval")
-        table = store.approval_in_force
-        ledger.connection.execute(sa.delete(table).where(table.c.pipeline == approval.pipeline))
-        ledger.connection.execute(sa.insert(table).values(pipeline=approval.pipeline, digest=envelope.digest))
+        connection, table = ledger.connection, store.approval_in_force
+        store.delete(connection, table, pipeline=approval.pipeline)
+        store.insert(connection, table, pipeline=approval.pipeline, digest=envelope.digest)
     return envelope.digest
 
 
@@ -87,7 +84,7 @@ def publish(broker: Broker, *, envelope: Envelope) -> Published:
     with broker.decision() as ledger:
         certificates = ledger.certificates()
         _verify_producer(envelope, manifest=manifest, certificates=certificates, ledger=ledger)
-        if _is_committed(ledger, envelope.digest):
+        if store.find(ledger.connection, store.manifest, digest=envelope.digest) is not None:
             return published
         require_publishable(
             manifest,
@@ -114,19 +111,12 @@ def _verify_producer(envelope: Envelope, *, manifest: Manifest, certificates: Ce
         raise VerificationError(f"manifest of {manifest.dataset} is of another domain", code="other_domain")
 
 
-def _is_committed(ledger: Ledger, digest: Digest) -> bool:
-    query = sa.select(store.manifest.c.digest).where(store.manifest.c.digest == digest)
-    return store.one(ledger.connection, query) is not None
-
-
 def _require_awaited(ledger: Ledger, *, manifest: Manifest, run_id: str) -> None:
     """A version sealed for a run: the run must be open and there is one version per run."""
     row = ledger.run_row(run_id)
     if row.closed is not None:
         raise PolicyDeniedError(f"run {run_id} is closed", code="run_closed")
-    table = store.manifest
-    query = sa.select(table.c.digest).where(table.c.run_id == run_id, table.c.dataset == manifest.dataset)
-    if store.one(ledger.connection, query) is not None:
+    if store.find(ledger.connection, store.manifest, run_id=run_id, dataset=manifest.dataset) is not None:
         raise PolicyDeniedError(
             f"dataset {manifest.dataset} has been sealed for run {run_id} already", code="sealed_already"
         )
@@ -135,8 +125,7 @@ def _require_awaited(ledger: Ledger, *, manifest: Manifest, run_id: str) -> None
 def find_policy(broker: Broker, *, name: str) -> Envelope | None:
     """The policy version in force, if any."""
     with broker.decision() as ledger:
-        table = store.policy_in_force
-        row = store.one(ledger.connection, sa.select(table.c.digest).where(table.c.name == name))
+        row = store.find(ledger.connection, store.policy_in_force, name=name)
         return ledger.envelope(row.digest) if row else None
 
 

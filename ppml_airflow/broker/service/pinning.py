@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import msgspec
-import sqlalchemy as sa
 
 from ppml_airflow import canonical
 from ppml_airflow.broker import store
@@ -52,8 +51,8 @@ def pin_committed(broker: Broker, ledger: Ledger, *, manifest: Manifest, digest:
 def _pin(ledger: Ledger, *, run_id: str, step: Step, version: DatasetVersion) -> None:
     if version.dataset in ledger.pinned(run_id, step.name):
         return
-    row = {"run_id": run_id, "step": step.name, **msgspec.structs.asdict(version)}
-    ledger.connection.execute(sa.insert(store.pinned).values(row))
+    values = msgspec.structs.asdict(version)
+    store.insert(ledger.connection, store.pinned, run_id=run_id, step=step.name, **values)
 
 
 def _complete(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run, step: Step) -> None:
@@ -66,4 +65,4 @@ def _complete(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run, s
     ledger.put(envelope, kind="pins", run_id=run.run_id)
     job = build_job(approval=approval, approval_digest=run.approval, run=run, pins=pins, step_name=step.name)
     row = {"run_id": run.run_id, "step": step.name, "digest": envelope.digest, "job_digest": canonical.digest(job)}
-    ledger.connection.execute(sa.insert(store.pins).values(row))
+    store.insert(ledger.connection, store.pins, **row)

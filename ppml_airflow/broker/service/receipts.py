@@ -59,9 +59,8 @@ def commit_receipt(broker: Broker, *, request: Commit) -> StepStatus:
         _commit_outputs(broker, ledger, request=request, receipt=receipt, lease=lease, step=step, key=key)
         free_reservations(ledger, lease_id=lease.lease_id)
         outcome = "committed" if receipt.outcome == "ok" else receipt.outcome
-        table = store.attempt
-        values = {"outcome": outcome, "receipt": request.receipt.digest}
-        ledger.connection.execute(sa.update(table).where(table.c.id == row.id).values(values))
+        ended = {"outcome": outcome, "receipt": request.receipt.digest}
+        store.update(ledger.connection, store.attempt, where={"id": row.id}, **ended)
         ledger.put(request.receipt, kind="receipt", run_id=run.run_id)
         return status_of(broker, ledger, approval=approval, run=run, step=step)
 
@@ -100,13 +99,12 @@ def check_lease(broker: Broker, *, lease_id: str) -> LeaseStatus:
     """Whether a guest may go on; that it asked shows that it lives."""
     with broker.decision() as ledger:
         row = _attempt_of(ledger, lease_id)
-        table = store.attempt
-        ledger.connection.execute(sa.update(table).where(table.c.id == row.id).values(seen=ledger.time))
+        store.update(ledger.connection, store.attempt, where={"id": row.id}, seen=ledger.time)
         return LeaseStatus(state=lease_state(ledger.lease(row.lease), **_lease_standing(ledger, row)))
 
 
 def _attempt_of(ledger: Ledger, lease_id: str) -> sa.Row[Any]:
-    row = store.one(ledger.connection, sa.select(store.attempt).where(store.attempt.c.lease_id == lease_id))
+    row = store.find(ledger.connection, store.attempt, lease_id=lease_id)
     if row is None:
         raise VerificationError("lease is not known here", code="lease_unknown")
     return row

@@ -27,8 +27,7 @@ def require_anchored(broker: Broker) -> None:
         VerificationError: the store is behind the anchor, of another epoch, or holds another log.
         ConfigurationError: entries are there and no anchor.
     """
-    with broker.store.transaction() as connection:
-        ledger = broker.ledger(connection)
+    with broker.transaction() as ledger:
         _compare(ledger, anchored=_load(broker, ledger))
         now = broker.head_of(ledger)
     broker.anchor.advance(now)
@@ -43,8 +42,7 @@ def recover(broker: Broker) -> Recovery | None:
     Raises:
         ConfigurationError: there is nothing to recover from: the store continues the anchor.
     """
-    with broker.store.transaction() as connection:
-        ledger = broker.ledger(connection)
+    with broker.transaction() as ledger:
         anchored = _load(broker, ledger)
         try:
             _compare(ledger, anchored=anchored)
@@ -66,8 +64,7 @@ def recover(broker: Broker) -> Recovery | None:
 
 def describe(broker: Broker) -> str:
     """What recovering would mean, for people; empty if the store continues the anchor."""
-    with broker.store.transaction() as connection:
-        ledger = broker.ledger(connection)
+    with broker.transaction() as ledger:
         try:
             _compare(ledger, anchored=_load(broker, ledger))
         except PpmlError as error:
@@ -138,11 +135,11 @@ def _raise_epoch(broker: Broker, ledger: Ledger, *, anchored: SignedHead | None)
         found_size=found.log_size,
         found_root=found.log_root,
     )
-    connection, attempt = ledger.connection, store.attempt
-    connection.execute(sa.update(attempt).where(attempt.c.outcome == "open").values(outcome="fenced"))
+    connection = ledger.connection
+    store.update(connection, store.attempt, where={"outcome": "open"}, outcome="fenced")
     for table in (store.granted, store.reservation, store.session):
-        connection.execute(sa.delete(table))
+        store.delete(connection, table)
     envelope = broker.signing_key.sign(recovery)
-    connection.execute(sa.insert(store.recovery).values(epoch=epoch, digest=envelope.digest))
+    store.insert(connection, store.recovery, epoch=epoch, digest=envelope.digest)
     ledger.put(envelope, kind="recovery")
     return recovery

@@ -79,9 +79,7 @@ def _committed_output(ledger: Ledger, *, run: Run, dataset: str) -> tuple[sa.Row
 
 
 def _release_key(broker: Broker, ledger: Ledger, *, lease_id: str, dataset: str) -> bytes:
-    table = store.release_key
-    query = sa.select(table.c.wrapped).where(table.c.lease_id == lease_id, table.c.dataset == dataset)
-    row = store.one(ledger.connection, query)
+    row = store.find(ledger.connection, store.release_key, lease_id=lease_id, dataset=dataset)
     if row is None:
         raise UnavailableError(f"release key of {dataset} is missing from the store", code="store_damaged")
     context = wrapping.release_key_context(domain_id=broker.domain.domain_id, lease_id=lease_id, dataset=dataset)
@@ -90,5 +88,5 @@ def _release_key(broker: Broker, ledger: Ledger, *, lease_id: str, dataset: str)
 
 def _write_release(ledger: Ledger, *, run_id: str, released: Release) -> None:
     values = {"dataset": released.dataset, "recipient": released.recipient, "time": released.time}
-    ledger.connection.execute(sa.insert(store.release).values(run_id=run_id, **values))
+    store.insert(ledger.connection, store.release, run_id=run_id, **values)
     ledger.append("release", body=canonical.digest(released), run_id=run_id)

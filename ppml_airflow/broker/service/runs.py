@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import secrets
 
-import sqlalchemy as sa
-
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.approvals import APPROVE_HINT, require_in_force
 from ppml_airflow.broker.decisions.runs import decide_open_run, missing_inputs, require_same_run
@@ -56,17 +54,17 @@ def open_run(broker: Broker, *, request: OpenRun) -> RunView:
             now=ledger.now,
         )
         envelope = broker.signing_key.sign(run)
-        ledger.connection.execute(
-            sa.insert(store.run).values(
-                run_id=run.run_id,
-                digest=envelope.digest,
-                pipeline=run.pipeline,
-                slot=run.slot,
-                dag_id=run.claimed["dag_id"],
-                airflow_run_id=run.claimed["run_id"],
-                opened=run.opened,
-                counted=False,
-            )
+        store.insert(
+            ledger.connection,
+            store.run,
+            run_id=run.run_id,
+            digest=envelope.digest,
+            pipeline=run.pipeline,
+            slot=run.slot,
+            dag_id=run.claimed["dag_id"],
+            airflow_run_id=run.claimed["run_id"],
+            opened=run.opened,
+            counted=False,
         )
         ledger.put(envelope, kind="run", run_id=run.run_id)
         pin_heads(broker, ledger, approval=approval, run=run)
@@ -121,9 +119,7 @@ def bundle(broker: Broker, *, run_id: str, step_name: str) -> Bundle:
 def sealed_for_run(broker: Broker, *, run_id: str, dataset: str) -> Envelope | None:
     """The manifest that was published for this run, if any."""
     with broker.decision() as ledger:
-        table = store.manifest
-        query = sa.select(table.c.digest).where(table.c.run_id == run_id, table.c.dataset == dataset)
-        row = store.one(ledger.connection, query)
+        row = store.find(ledger.connection, store.manifest, run_id=run_id, dataset=dataset)
         return ledger.envelope(row.digest) if row else None
 
 
@@ -138,11 +134,6 @@ def cancel(broker: Broker, *, run_id: str, step_name: str) -> StepStatus:
 
 
 def _existing(ledger: Ledger, *, pipeline: str, dag_id: str, airflow_run_id: str) -> Run | None:
-    table = store.run
-    row = store.one(
-        ledger.connection,
-        sa.select(table.c.run_id).where(
-            table.c.pipeline == pipeline, table.c.dag_id == dag_id, table.c.airflow_run_id == airflow_run_id
-        ),
-    )
+    key = {"pipeline": pipeline, "dag_id": dag_id, "airflow_run_id": airflow_run_id}
+    row = store.find(ledger.connection, store.run, **key)
     return ledger.run(row.run_id) if row else None

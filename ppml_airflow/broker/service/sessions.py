@@ -26,6 +26,7 @@ from ppml_airflow.protocol.messages import KBS_VERSION, LeaseAnswer
 from ppml_airflow.units import Digest, format_instant, parse_instant
 
 SESSION_LIFETIME = timedelta(seconds=120)
+_EXPIRED = sa.delete(store.session).where(store.session.c.expires < sa.bindparam("now"))
 
 
 class _ExtraParams(Document, frozen=True, kw_only=True):
@@ -84,18 +85,17 @@ def auth(broker: Broker, *, body: bytes) -> tuple[str, dict[str, Any]]:
     nonce = nonce_for(salt=salt, binding_digest=request.extra_params.binding)
     session_id = secrets.token_urlsafe(24)
     with broker.decision() as ledger:
-        table = store.session
-        ledger.connection.execute(sa.delete(table).where(table.c.expires < ledger.time))
-        ledger.connection.execute(
-            sa.insert(table).values(
-                session_id=session_id,
-                nonce=nonce,
-                salt=salt,
-                binding=request.extra_params.binding,
-                tee=request.tee,
-                expires=format_instant(ledger.now + SESSION_LIFETIME),
-                spent=False,
-            )
+        ledger.connection.execute(_EXPIRED, {"now": ledger.time})
+        store.insert(
+            ledger.connection,
+            store.session,
+            session_id=session_id,
+            nonce=nonce,
+            salt=salt,
+            binding=request.extra_params.binding,
+            tee=request.tee,
+            expires=format_instant(ledger.now + SESSION_LIFETIME),
+            spent=False,
         )
     return session_id, {"nonce": nonce, "extra-params": {"salt": base64.b64encode(salt).decode()}}
 
@@ -113,7 +113,7 @@ def attest(broker: Broker, *, session_id: str, body: bytes) -> None:
         raise MalformedInputError("additional evidence is not read here; wanted an empty string")
     broker.collateral.prepare(quote, now=broker.clock())
     with broker.decision() as ledger:
-        table, row = store.session, load_session(ledger, session_id=session_id)
+        row = load_session(ledger, session_id=session_id)
         if row.expires <= ledger.time:
             raise VerificationError("session has expired", code="session_unknown", hint="start with auth")
         if row.nonce != request.runtime_data.nonce:
@@ -121,7 +121,7 @@ def attest(broker: Broker, *, session_id: str, body: bytes) -> None:
         if row.quote is not None:
             raise VerificationError("session has had its evidence already", code="nonce_spent", hint="start with auth")
         values = {"quote": quote, "tee_pubkey": canonical.encode(request.runtime_data.tee_pubkey)}
-        ledger.connection.execute(sa.update(table).where(table.c.session_id == session_id).values(values))
+        store.update(ledger.connection, store.session, where={"session_id": session_id}, **values)
 
 
 def load_session(ledger: Ledger, *, session_id: str) -> sa.Row[Any]:
@@ -130,7 +130,7 @@ def load_session(ledger: Ledger, *, session_id: str) -> sa.Row[Any]:
     Raises:
         VerificationError: there is none of that id.
     """
-    row = store.one(ledger.connection, sa.select(store.session).where(store.session.c.session_id == session_id))
+    row = store.find(ledger.connection, store.session, session_id=session_id)
     if row is None:
         raise VerificationError("session is unknown or has expired", code="session_unknown", hint="start with auth")
     return row
@@ -154,10 +154,8 @@ def challenged_at(session: sa.Row[Any]) -> datetime:
 
 def spend(ledger: Ledger, *, session_id: str, answer: LeaseAnswer | None) -> None:
     """Spend the session's nonce, and keep the answer for whoever lost it on the way."""
-    table = store.session
     stored = canonical.encode(answer) if answer is not None else None
-    query = sa.update(table).where(table.c.session_id == session_id).values(spent=True, answer=stored)
-    ledger.connection.execute(query)
+    store.update(ledger.connection, store.session, where={"session_id": session_id}, spent=True, answer=stored)
 
 
 def decode_quote(text: str) -> bytes:

@@ -84,9 +84,7 @@ def _waiting_for(ledger: Ledger, *, approval: Approval, run: Run, step: Step) ->
 
 
 def _is_granted(ledger: Ledger, *, run: Run, step: Step) -> bool:
-    table = store.granted
-    query = sa.select(table).where(table.c.run_id == run.run_id, table.c.step == step.name)
-    row = store.one(ledger.connection, query)
+    row = store.find(ledger.connection, store.granted, run_id=run.run_id, step=step.name)
     if row is None or parse_instant(row.expires) <= ledger.now:
         return False
     _, policy = ledger.policy_in_force(step.policy)
@@ -94,14 +92,9 @@ def _is_granted(ledger: Ledger, *, run: Run, step: Step) -> bool:
 
 
 def _last_denial(ledger: Ledger, *, run_id: str, step: str, after: int) -> sa.Row[Any] | None:
-    table = store.denial
-    query = (
-        sa.select(table)
-        .where(table.c.run_id == run_id, table.c.step == step, table.c.after_attempt == after)
-        .order_by(table.c.id.desc())
-        .limit(1)
-    )
-    return store.one(ledger.connection, query)
+    place = {"run_id": run_id, "step": step, "after_attempt": after}
+    denials = store.find_all(ledger.connection, store.denial, order="id", **place)
+    return denials[-1] if denials else None
 
 
 def _disclosed(ledger: Ledger, *, receipt: str) -> Mapping[str, int]:
@@ -109,6 +102,5 @@ def _disclosed(ledger: Ledger, *, receipt: str) -> Mapping[str, int]:
 
 
 def _outputs(ledger: Ledger, *, lease_id: str) -> tuple[Published, ...]:
-    table = store.manifest
-    rows = ledger.connection.execute(sa.select(table).where(table.c.lease_id == lease_id).order_by(table.c.dataset))
+    rows = store.find_all(ledger.connection, store.manifest, order="dataset", lease_id=lease_id)
     return tuple(Published(dataset=row.dataset, version=row.version, manifest=row.digest) for row in rows)

@@ -1,6 +1,7 @@
 """What the broker keeps: one database, SQLite or PostgreSQL, one transaction per decision."""
 
 from ppml_airflow.broker.store.database import Store, one
+from ppml_airflow.broker.store.rows import delete, find, find_all, insert, update
 from ppml_airflow.broker.store.tables import (
     EVERY_RUN,
     SCHEMA,
@@ -35,9 +36,13 @@ __all__ = [
     "attempt",
     "changed",
     "collateral",
+    "delete",
     "denial",
     "document",
+    "find",
+    "find_all",
     "granted",
+    "insert",
     "log",
     "log_node",
     "manifest",
@@ -53,4 +58,5 @@ __all__ = [
     "run",
     "seen_number",
     "session",
+    "update",
 ]
