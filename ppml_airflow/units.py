@@ -8,6 +8,7 @@ Patterns end in `$(?!\\n)`: a bare `$` also matches before a line feed at the en
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -39,6 +40,9 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
+_IS_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z").fullmatch
+
+
 def format_instant(moment: datetime) -> Instant:
     """Write an aware datetime as an `Instant`, cutting fractions of a second.
 
@@ -57,7 +61,9 @@ def parse_instant(text: str) -> datetime:
         MalformedInputError: the text is not `YYYY-MM-DDTHH:MM:SSZ`.
     """
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        if not _IS_INSTANT(text):
+            raise ValueError
+        return datetime.fromisoformat(text)
     except ValueError as error:
         raise MalformedInputError(f"instant {text[:40]!r} is not of the form YYYY-MM-DDTHH:MM:SSZ") from error
 

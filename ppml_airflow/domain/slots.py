@@ -7,6 +7,7 @@ ConfigurationError.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 import pendulum
 
@@ -22,6 +23,7 @@ def slot_of(moment: datetime, *, slots: Slots) -> Instant:
     return format_instant(_start(moment, slots))
 
 
+@lru_cache(maxsize=1024)
 def window_end(slot: Instant, *, slots: Slots) -> datetime:
     """When a slot's run must be over: the end of its period plus the window."""
     return _shift(_start(parse_instant(slot), slots), slots, 1).add(hours=slots.window_hours)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -44,6 +45,7 @@ class PlatformFamily(Document, frozen=True, kw_only=True):
         return f"{self.tee}-{self.fmspc}-{self.ca}"
 
 
+@lru_cache(maxsize=256)
 def family_of(quote: bytes) -> PlatformFamily:
     """Read from a quote which collateral it needs. Untrusted: a lie finds collateral that will not verify it.
 
