@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _MEMORY = re.compile(r"^([1-9]\d{0,6})([mg])$")
 _KILL_TIMEOUT_S = 3.0
+MAX_REPLACEMENTS = 10
 
 
 class EnclaveOperator(BaseOperator):
@@ -53,6 +54,8 @@ class EnclaveOperator(BaseOperator):
         runtime: where the enclave runs: `process` or `docker`; where the connection says if None.
         memory: at most this much memory, such as `2g` or `1500m`.
         cores: at most so many cores.
+        members: how many enclaves do the job together, all of them or none (a set); 1 = no set.
+        replacements: how many members of a set may be replaced when their guests have died; never the first.
         time_limit_s: at most so long.
         environment: variables of the job's processes, in the approval.
         disclosed: counts that may leave the enclave beside its outputs: name -> (minimum, maximum).
@@ -62,6 +65,8 @@ class EnclaveOperator(BaseOperator):
 
     ui_color = "#e8e4f5"
     minimum_memory_mib: ClassVar[int] = 256
+    can_be_set: ClassVar[bool] = False
+    """Whether this engine runs a job in several enclaves."""
     statement_param: str | None = None
     """The param of the DAG that is the step's statement, if the run brings it: an adhoc step."""
 
@@ -77,6 +82,8 @@ class EnclaveOperator(BaseOperator):
         runtime: str | None = None,
         memory: str = "2g",
         cores: int = 2,
+        members: int = 1,
+        replacements: int = 0,
         time_limit_s: int = 3600,
         environment: Mapping[str, str] | None = None,
         disclosed: Mapping[str, tuple[int, int]] | None = None,
@@ -102,6 +109,7 @@ class EnclaveOperator(BaseOperator):
         self.limits = Limits(
             wall_s=time_limit_s, memory_mib=mebibytes(memory, at_least=self.minimum_memory_mib), cores=cores
         )
+        self.members, self.replacements = self._require_set(members, replacements=replacements)
         self.environment = dict(environment or {})
         self.disclosed = {name: (low, high) for name, (low, high) in (disclosed or {}).items()}
         self.pipeline = pipeline
@@ -204,11 +212,27 @@ class EnclaveOperator(BaseOperator):
             ),
             gates=gates,
             policy=self.policy,
+            members=self.members,
+            replacements=self.replacements,
             attempts=(self.retries or 0) + 1,
             limits=self.limits,
         )
 
     # ---------------------------------------------------------------- inside
+
+    def _require_set(self, members: int, *, replacements: int) -> tuple[int, int]:
+        """Refuse at parsing, before anything is sealed, what could never be run."""
+        if members < 1 or not 0 <= replacements <= MAX_REPLACEMENTS or (members == 1 and replacements):
+            raise ConfigurationError(
+                f"step {self.task_id} has members={members}, replacements={replacements}; wanted 1 and 0, or several"
+                f" members of which at most {MAX_REPLACEMENTS} are replaced"
+            )
+        if members > 1 and not self.can_be_set:
+            raise ConfigurationError(
+                f"{type(self).__name__} runs in one enclave; step {self.task_id} has members={members}",
+                code="set_unsupported",
+            )
+        return members, replacements
 
     def _run(self, run_id: str, *, hook: PpmlHook, broker: BrokerClient) -> StepStatus:
         request = launch_request(self, role="job", run_id=run_id, hook=hook, broker=broker)

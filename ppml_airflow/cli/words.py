@@ -58,9 +58,18 @@ def _describe_step(step: Step) -> Iterator[str]:
         yield f"{name}: lets out the count {count.name}, from {count.minimum} to {count.maximum}"
     yield f"{name}: log for {', '.join(step.log_recipients) or 'nobody'}"
     yield f"{name}: gates {', '.join(step.gates) or 'none'}"
+    yield f"{name}: {_describe_set(step)}"
     yield (
         f"{name}: at most {step.attempts} attempts of {step.limits.wall_s} s, "
         f"{step.limits.memory_mib} MiB, {step.limits.cores} cores"
+    )
+
+
+def _describe_set(step: Step) -> str:
+    if step.members == 1:
+        return "one enclave"
+    return (
+        f"a set of {step.members} enclaves, all of them or none; at most {step.replacements} of an attempt are replaced"
     )
 
 

@@ -179,8 +179,16 @@ class Step(Document, frozen=True, kw_only=True):
     disclosed: tuple[Disclosure, ...]
     gates: tuple[Literal["before", "after"], ...]
     policy: Name
+    members: Positive
+    """How many enclaves do the job together: a set, whose leases are issued all at once or not at all; 1 = no set."""
+    replacements: NonNegative
+    """How many members of one attempt may be replaced by new ones; none of them the first, who leads the set."""
     attempts: Positive
     limits: Limits
+
+    def __post_init__(self) -> None:
+        if self.members == 1 and self.replacements:
+            raise ValueError(f"step {self.name} is no set and has {self.replacements} replacements")
 
 
 class Slots(Document, frozen=True, kw_only=True):

@@ -47,6 +47,8 @@ def approval(owner: Owner) -> Approval:
         disclosed=(),
         gates=("before", "after"),
         policy="default",
+        members=1,
+        replacements=0,
         attempts=2,
         limits=Limits(wall_s=60, memory_mib=1024, cores=1),
     )

@@ -61,6 +61,8 @@ CHANGES: dict[str, Change] = {
     "disclosed": of_step(disclosed=(Disclosure(name="rows", minimum=0, maximum=9),)),
     "gates": of_step(gates=("before",)),
     "policy": of_step(policy="lenient"),
+    "members": of_step(members=3),
+    "replacements": of_step(members=3, replacements=1),
     "attempts": of_step(attempts=3),
     "limits": of_step(limits=Limits(wall_s=61, memory_mib=1024, cores=1)),
 }

@@ -134,6 +134,30 @@ def test_too_many_retries_are_refused():
     refused(nightly(retries=10), "retries=10; at most 9")
 
 
+class SparkInSets(TrustedSparkSubmitOperator):
+    can_be_set = True
+
+
+def test_the_members_of_a_set_and_their_replacements_are_approved():
+    with DAG("set", schedule="@daily") as dag:
+        SparkInSets(task_id="s", sql="SELECT 1", outputs={"r": ["analyst"]}, members=3, replacements=1)
+    (found,) = compiled(dag).steps
+    assert (found.members, found.replacements) == (3, 1)
+
+
+def test_an_engine_that_runs_in_one_enclave_refuses_members_when_the_dag_is_read():
+    with pytest.raises(ConfigurationError, match="TrustedSparkSubmitOperator runs in one enclave") as caught:
+        step("s", members=2)
+    assert caught.value.code == "set_unsupported"
+
+
+@pytest.mark.parametrize("numbers", [(0, 0), (1, 1), (2, -1), (2, 11)])
+def test_numbers_that_make_no_set_are_refused(numbers):
+    members, replacements = numbers
+    with pytest.raises(ConfigurationError, match="wanted 1 and 0, or several members"):
+        SparkInSets(task_id="s", sql="SELECT 1", outputs={"r": ["a"]}, members=members, replacements=replacements)
+
+
 def test_two_pipelines_in_one_dag_are_refused():
     with DAG("d", schedule="0 2 * * *") as dag:
         step("one") >> step("two", writes="other", pipeline="elsewhere")

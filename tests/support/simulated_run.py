@@ -77,6 +77,8 @@ def make_step(name: str, *, inputs: tuple[Input, ...], outputs: tuple[Output, ..
         disclosed=(Disclosure(name="rows", minimum=0, maximum=1000),),
         gates=("before", "after") if gated else (),
         policy="standard",
+        members=1,
+        replacements=0,
         attempts=3,
         limits=Limits(wall_s=600, memory_mib=1024, cores=2),
     )

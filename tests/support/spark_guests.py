@@ -112,6 +112,8 @@ def spark_step(name: str, sql: bytes, *, output: str) -> Step:
         disclosed=(),
         gates=(),
         policy="standard",
+        members=1,
+        replacements=0,
         attempts=9,
         limits=Limits(wall_s=300, memory_mib=1536, cores=2),
     )
