@@ -8,6 +8,7 @@ expected key and verify, so that no byte of an envelope can be changed unnoticed
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, Self, TypeVar
 
@@ -43,7 +44,7 @@ class PublicKey(Document, frozen=True, kw_only=True):
     @property
     def key_id(self) -> Digest:
         """The digest of the key's document."""
-        return canonical.digest(self)
+        return _key_id(self)
 
 
 class SignedDocument(Document, frozen=True, kw_only=True):
@@ -183,6 +184,11 @@ def verify_signature(signature: bytes, *, payload: bytes, key: PublicKey, subjec
         raise VerificationError(f"{subject} has a wrong signature by {key.key_id}", code="bad_signature") from error
 
 
+@lru_cache(maxsize=1024)
+def _key_id(key: PublicKey) -> Digest:
+    return canonical.digest(key)
+
+
 def _public_key(private: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> PublicKey:
     if isinstance(private, Ed25519PrivateKey):
         return PublicKey(scheme="ed25519", key=private.public_key().public_bytes_raw())
@@ -192,6 +198,7 @@ def _public_key(private: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> Publ
     return PublicKey(scheme="p256", key=point)
 
 
+@lru_cache(maxsize=1024)
 def _sslib_key(key: PublicKey) -> sslib.SSlibKey:
     if key.scheme == "ed25519":
         return sslib.SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(key.key), key.key_id)

@@ -32,37 +32,61 @@ def earlier_steps(approval: Approval, *, name: str) -> tuple[str, ...]:
     return tuple(sorted({earlier for earlier, later in approval.edges if later == name}))
 
 
-def build_job(*, approval: Approval, approval_digest: Digest, run: Run, pins: Pins, step_name: str) -> Job:
-    """Spell out one step of a run.
+class JobBuilder:
+    """Spells out the steps of one run. What holds for all of them is checked once."""
 
-    Raises:
-        VerificationError: run, pins and approval do not belong together.
-        PolicyDeniedError: the step is not approved, a param is out of bounds, or an adhoc step breaks its rules.
-    """
-    require_adhoc_rules(approval)
-    step = require_step(approval, name=step_name)
-    if run.approval != approval_digest or run.pipeline != approval.pipeline or run.domain_id != approval.domain_id:
-        raise VerificationError(f"run {run.run_id} was not opened under approval {approval_digest}", code="other_run")
-    if pins.run_id != run.run_id or pins.step != step_name:
-        raise VerificationError(f"pins are of another run or step than {step_name} of {run.run_id}", code="other_pins")
-    if [pinned.dataset for pinned in pins.inputs] != [wanted.dataset for wanted in step.inputs]:
-        raise VerificationError(f"pins of {step_name} do not name the approved inputs", code="other_pins")
-    params = {name: value for name, value in check_params(approval, given=run.params).items() if name in step.params}
-    return Job(
-        domain_id=approval.domain_id,
-        approval=approval_digest,
-        run_id=run.run_id,
-        step=step_name,
-        image=step.image,
-        workload=step.workload,
-        code=step.code,
-        argv=tuple(_render(element, params) for element in step.argv),
-        params=params,
-        environment=step.environment,
-        inputs=pins.inputs,
-        outputs=tuple(JobOutput(dataset=output.dataset, recipients=output.recipients) for output in step.outputs),
-        policy=step.policy,
-    )
+    def __init__(self, *, approval: Approval, approval_digest: Digest, run: Run) -> None:
+        """Check that run and approval belong together.
+
+        Raises:
+            VerificationError: they do not.
+            PolicyDeniedError: a param is out of bounds, or an adhoc step breaks its rules.
+        """
+        require_adhoc_rules(approval)
+        if run.approval != approval_digest or run.pipeline != approval.pipeline or run.domain_id != approval.domain_id:
+            raise VerificationError(
+                f"run {run.run_id} was not opened under approval {approval_digest}", code="other_run"
+            )
+        self._approval, self._run = approval, run
+        self._params = check_params(approval, given=run.params)
+
+    def build(self, pins: Pins, *, step_name: str) -> Job:
+        """The job of a step.
+
+        Raises:
+            VerificationError: the pins are not of this run and step.
+            PolicyDeniedError: the step is not approved.
+        """
+        approval, run = self._approval, self._run
+        step = require_step(approval, name=step_name)
+        if pins.run_id != run.run_id or pins.step != step_name:
+            raise VerificationError(
+                f"pins are of another run or step than {step_name} of {run.run_id}", code="other_pins"
+            )
+        if [pinned.dataset for pinned in pins.inputs] != [wanted.dataset for wanted in step.inputs]:
+            raise VerificationError(f"pins of {step_name} do not name the approved inputs", code="other_pins")
+        params = {name: value for name, value in self._params.items() if name in step.params}
+        return Job(
+            domain_id=approval.domain_id,
+            approval=run.approval,
+            run_id=run.run_id,
+            step=step_name,
+            image=step.image,
+            workload=step.workload,
+            code=step.code,
+            argv=tuple(_render(element, params) for element in step.argv),
+            params=params,
+            environment=step.environment,
+            inputs=pins.inputs,
+            outputs=tuple(JobOutput(dataset=output.dataset, recipients=output.recipients) for output in step.outputs),
+            policy=step.policy,
+        )
+
+
+def build_job(*, approval: Approval, approval_digest: Digest, run: Run, pins: Pins, step_name: str) -> Job:
+    """The job of one step of a run; raises what `JobBuilder` does."""
+    builder = JobBuilder(approval=approval, approval_digest=approval_digest, run=run)
+    return builder.build(pins, step_name=step_name)
 
 
 def signed_request(*, nonce: str, binding: Digest) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.appraisal import appraise, require_accepted
@@ -40,7 +41,7 @@ from ppml_airflow.signing import Envelope, PublicKey, verify_envelope
 from ppml_airflow.units import Digest, Instant, parse_instant
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunDocuments:
     """What has been verified of a run before its attempts are judged."""
 
@@ -60,10 +61,13 @@ class RunDocuments:
         Raises:
             VerificationError: the approval has no such step.
         """
-        step = self.approval.step(name)
-        if step is None:
+        if name not in self._steps:
             raise VerificationError(f"the approval has no step {name}", code="step_not_approved")
-        return step
+        return self._steps[name]
+
+    @cached_property
+    def _steps(self) -> dict[str, Step]:
+        return {step.name: step for step in self.approval.steps}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.domain.documents import Approval, DatasetVersion, Input, Job, Pins, Run, RunClosed
-from ppml_airflow.domain.jobs import build_job, earlier_steps
+from ppml_airflow.domain.jobs import JobBuilder, earlier_steps
 from ppml_airflow.domain.slots import choose_slot
 from ppml_airflow.domain.trust import Certificates, verify_broker_document, verify_owner_document
 from ppml_airflow.errors import VerificationError
@@ -201,15 +201,11 @@ def _verify_closed(envelope: Envelope, *, run: Run, certificates: Certificates, 
 def _build_jobs(attempts: Iterable[Attempt], *, documents: RunDocuments, approval_digest: Digest) -> dict[str, Job]:
     """The job of every step that has pins; an attempt without pins is refused."""
     jobs: dict[str, Job] = {}
+    with naming("run"):
+        builder = JobBuilder(approval=documents.approval, approval_digest=approval_digest, run=documents.run)
     for name, pins in documents.pins.items():
         with naming(f"step {name}"):
-            jobs[name] = build_job(
-                approval=documents.approval,
-                approval_digest=approval_digest,
-                run=documents.run,
-                pins=pins,
-                step_name=name,
-            )
+            jobs[name] = builder.build(pins, step_name=name)
     for attempt in attempts:
         if attempt.record.step not in jobs:
             raise VerificationError(f"{attempt.label}: pins are missing", code="incomplete")

@@ -131,4 +131,4 @@ def test_an_approval_against_the_rules_is_refused(platform: SimulatedPlatform) -
     run.approval_envelope = run.owners.root.sign(run.approval)
     run.run = replace(run.run, approval=run.approval_envelope.digest)
     run.run_envelope = run.owners.broker.sign(run.run)
-    refuse(run, match="step aggregate: step aggregate is adhoc with workload spark-python", code="adhoc_rules")
+    refuse(run, match="run: step aggregate is adhoc with workload spark-python", code="adhoc_rules")

@@ -249,7 +249,7 @@ def test_a_param_out_of_bounds_is_refused(fresh: SimulatedRun) -> None:
     fresh.run_step("aggregate")
     fresh.run = replace(fresh.run, params={"limit": 101})
     fresh.run_envelope = fresh.owners.broker.sign(fresh.run)
-    refuse(fresh, match="step aggregate: param limit is '101'", code="param_out_of_bounds")
+    refuse(fresh, match="run: param limit is '101'", code="param_out_of_bounds")
 
 
 def test_a_broker_key_that_had_expired_is_refused(night: SimulatedRun) -> None:
