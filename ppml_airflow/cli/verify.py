@@ -94,6 +94,7 @@ def _format_step(step: StepReport) -> list[str]:
     lines += [f"  reads   {one.dataset} version {one.version}, {one.manifest}" for one in step.inputs]
     for one in step.attempts:
         what = "preflight" if one.role == "preflight" else f"attempt {one.attempt}"
+        what += f", member {one.index}" if one.role == "member" else ""
         lines.append(
             f"  {what:<9} {one.time}  {one.outcome:<10} {one.tee} {one.measurement[:16]}  "
             f"{one.tcb_status}, policy {one.policy}"

@@ -295,6 +295,8 @@ class LeaseKeys(Document, frozen=True, kw_only=True):
     """Data key (32 bytes) of each input dataset."""
     release_keys: Mapping[Name, bytes]
     """Release key (32 bytes) of each output dataset."""
+    cluster_secret: bytes | None
+    """32 bytes that the members of a set share, and nobody else; null without a set."""
 
     def __repr__(self) -> str:
         return "lease keys"
@@ -304,15 +306,18 @@ class AttemptRecord(Document, frozen=True, kw_only=True):
     """One attempt of one step as RunClosed lists it. Digests of what a passport encloses; null where there is none."""
 
     step: Name
-    role: Literal["preflight", "job"]
+    role: Literal["preflight", "job", "member"]
     attempt: NonNegative
-    """0 for a preflight, from 1 for jobs."""
+    """0 for a preflight, from 1 for jobs; the members of a set have one together."""
+    index: NonNegative
+    """Which member of a set; 0 without one."""
     time: Instant
     evidence: Digest
     lease: Digest | None
     receipt: Digest | None
     outcome: str
-    """`granted`, `committed`, `fenced`, `expired`, `open`, or the receipt's failure code."""
+    """`granted`, `committed`, `fenced`, `expired`, `open`, or the receipt's failure code. Of members that sign none:
+    `ended` with their set's receipt, or `replaced`."""
 
 
 class Denial(Document, frozen=True, kw_only=True):
@@ -406,10 +411,21 @@ class Binding(Document, frozen=True, kw_only=True):
     sealing_key: PublicKey
     """E, X-Wing: opens the lease's keys."""
     set_id: str
+    """Which set a member is of, as the broker called it; empty for other roles."""
     index: NonNegative
+    """Which member, from 0: the leader, who alone has outputs and signs the receipt; 0 for other roles."""
 
 
 # ---------------------------------------------------------------- what the enclave signs
+
+
+class Member(Document, frozen=True, kw_only=True):
+    """One lease of a set's attempt, as its receipt lists it."""
+
+    index: NonNegative
+    binding: Digest
+    lease_id: HexId
+    is_replacement: bool
 
 
 class Receipt(SignedDocument, frozen=True, kw_only=True):
@@ -424,7 +440,8 @@ class Receipt(SignedDocument, frozen=True, kw_only=True):
     step: Name
     inputs: tuple[DatasetVersion, ...]
     outputs: tuple[DatasetVersion, ...]
-    members: tuple[Digest, ...]
+    members: tuple[Member, ...]
+    """Every lease of the attempt, replaced ones too, in the order in which they were issued; empty without a set."""
     outcome: Name
     """`ok`, or a code of the closed vocabulary (`workloads.vocabulary`, and `guest_failed`)."""
     disclosed: Mapping[Name, int]

@@ -20,7 +20,7 @@ from ppml_airflow.signing import SigningKey
 from ppml_airflow.units import Digest
 
 _BUSY_S = 100.0
-"""How long an output that another run writes is waited for; a session lives 120 s."""
+"""How long is waited for an output that another run writes, or for a set; a session lives 120 s."""
 _BUSY_PAUSE_S = 1.0
 
 Quoter = Callable[[bytes], bytes]
@@ -41,8 +41,14 @@ class Identity:
         return canonical.digest(self.binding)
 
 
-def make_identity(job: Job, *, role: Literal["preflight", "job"]) -> Identity:
-    """Make K and E, and bind them to J."""
+_WORTH_WAITING_FOR = ("output_busy", "set_incomplete", "member_lives")
+"""Why a broker says not yet, and leaves the nonce unspent."""
+
+
+def make_identity(
+    job: Job, *, role: Literal["preflight", "job", "member"], set_id: str = "", index: int = 0
+) -> Identity:
+    """Make K and E, and bind them to J; of a member to its place in a set, too."""
     signing_key, sealing_key = SigningKey.generate(scheme="p256"), SealingKey.generate()
     binding = Binding(
         v=1,
@@ -51,8 +57,8 @@ def make_identity(job: Job, *, role: Literal["preflight", "job"]) -> Identity:
         job_digest=canonical.digest(job),
         signing_key=signing_key.public,
         sealing_key=sealing_key.public,
-        set_id="",
-        index=0,
+        set_id=set_id,
+        index=index,
     )
     return Identity(signing_key=signing_key, sealing_key=sealing_key, binding=binding)
 
@@ -76,12 +82,12 @@ def attest(identity: Identity, *, broker: BrokerClient, quoter: Quoter) -> Lease
 
 
 def _ask(request: Attest, *, broker: BrokerClient) -> LeaseAnswer:
-    """Ask for the decision. While another run writes an output the nonce stays unspent: wait in the session."""
+    """Ask for the decision. What others have to end or begin first is waited for in the session."""
     until = time.monotonic() + _BUSY_S
     while True:
         try:
             return broker.lease(request)
         except UnavailableError as error:
-            if error.code != "output_busy" or time.monotonic() >= until:
+            if error.code not in _WORTH_WAITING_FOR or time.monotonic() >= until:
                 raise
             time.sleep(_BUSY_PAUSE_S)

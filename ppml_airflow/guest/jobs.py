@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from ppml_airflow import canonical
 from ppml_airflow.domain.adhoc import STATEMENT_FILE, statement_param
-from ppml_airflow.domain.documents import DatasetVersion, Lease, LeaseKeys, Receipt
+from ppml_airflow.domain.documents import DatasetVersion, Lease, LeaseKeys, Member, Receipt
+from ppml_airflow.domain.sets import LEADER, require_whole
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError, UnavailableError, VerificationError
 from ppml_airflow.guest.bundle import VerifiedBundle
 from ppml_airflow.guest.identity import Identity
@@ -29,6 +32,7 @@ from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.sealing.outputs import OutputSeal, seal_files_output, seal_table_output
 from ppml_airflow.sealing.versions import SealedVersion
 from ppml_airflow.units import Digest, Name, parse_instant
+from ppml_airflow.workloads.cluster import ClusterKeys
 from ppml_airflow.workloads.job import (
     FileKey,
     FilesInput,
@@ -54,6 +58,8 @@ class PreparedJob:
     columns: Mapping[Name, tuple[Column, ...]]
     storage: Path
     log: Path
+    index: int
+    """Which member of a set; 0 without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +88,9 @@ def verify_inputs(bundle: VerifiedBundle, *, storage: Path, scratch: Path) -> di
     }
 
 
-def workload_job(bundle: VerifiedBundle, *, code: Path, inputs: Mapping[Name, VerifiedInput]) -> WorkloadJob:
+def workload_job(
+    bundle: VerifiedBundle, *, code: Path, inputs: Mapping[Name, VerifiedInput], index: int
+) -> WorkloadJob:
     """The job as a workload takes it."""
     job, step = bundle.job, bundle.step
     tables = tuple(found.table() for found in inputs.values() if found.is_table)
@@ -101,6 +109,8 @@ def workload_job(bundle: VerifiedBundle, *, code: Path, inputs: Mapping[Name, Ve
             if output.body != "files"
         ),
         limits=step.limits,
+        members=step.members,
+        index=index,
         files=files,
         folders=tuple(
             FilesOutput(dataset=output.dataset, files=output.files) for output in step.outputs if output.body == "files"
@@ -109,7 +119,7 @@ def workload_job(bundle: VerifiedBundle, *, code: Path, inputs: Mapping[Name, Ve
 
 
 def run_leased(leased: LeasedJob, *, heartbeat_s: float, commit_s: float) -> GuestResult:
-    """Run, seal, sign and commit.
+    """Run, seal, sign and commit. A member that does not lead its set only runs: the leader commits for all.
 
     Args:
         leased: the job.
@@ -138,14 +148,16 @@ def run_leased(leased: LeasedJob, *, heartbeat_s: float, commit_s: float) -> Gue
     with watch:
         result, code = _compute(leased, seals=seals)
         versions: list[SealedVersion] = []
-        if code == "ok" and not watch.reason:
+        if code == "ok" and not watch.reason and prepared.index == LEADER:
             leased.speech.tell("sealing", percent=100)
             versions, code = _seal(prepared, result=result, seals=seals)
         if watch.reason:
             raise spoken_error(watch.reason)
+        if prepared.index != LEADER:
+            return _end_as_member(leased, code=code)
         log = seal_job_log(prepared.log, lease=lease, bundle=prepared.bundle, storage=prepared.storage)
         receipt = _receipt(leased, versions=versions, outcome=outcome_code(code), result=result, log=log)
-        _commit(leased, receipt=receipt, versions=versions, commit_s=commit_s)
+        receipt = _commit(leased, receipt=receipt, versions=versions, commit_s=commit_s)
     if receipt.outcome != "ok":
         raise spoken_error(receipt.outcome)
     leased.speech.tell("committed", percent=100)
@@ -157,6 +169,20 @@ def run_leased(leased: LeasedJob, *, heartbeat_s: float, commit_s: float) -> Gue
         receipt=canonical.digest(receipt),
         outputs=tuple(_published(output) for output in receipt.outputs),
     )
+
+
+def _end_as_member(leased: LeasedJob, *, code: str) -> GuestResult:
+    """End without a receipt. What the member printed is sealed under its own lease, beside the leader's log.
+
+    Raises:
+        PpmlError: its part of the job failed; a constant of the closed vocabulary.
+    """
+    prepared, lease = leased.prepared, leased.lease
+    seal_job_log(prepared.log, lease=lease, bundle=prepared.bundle, storage=prepared.storage, member=prepared.index)
+    if code != "ok":
+        raise spoken_error(outcome_code(code))
+    leased.speech.tell("ended", percent=100)
+    return GuestResult(state="ended", code="", attempt=lease.attempt, lease_id=lease.lease_id, receipt=None, outputs=())
 
 
 def _compute(leased: LeasedJob, *, seals: Mapping[Name, OutputSeal]) -> tuple[JobResult, str]:
@@ -178,9 +204,11 @@ def _compute(leased: LeasedJob, *, seals: Mapping[Name, OutputSeal]) -> tuple[Jo
     def open_files(dataset: str) -> Iterator[tuple[str, bytes]]:
         return prepared.inputs[dataset].read_files(data_key=keys.data_keys[dataset])
 
+    cluster = None if keys.cluster_secret is None else ClusterKeys.derive(keys.cluster_secret)
     try:
         result = prepared.workload.run(
-            keys=JobKeys(read=read, write=write, open_files=open_files), on_progress=leased.speech.tell_progress
+            keys=JobKeys(read=read, write=write, open_files=open_files, cluster=cluster),
+            on_progress=leased.speech.tell_progress,
         )
     except Exception as error:  # whatever it is, its text stays inside
         _write_log(prepared.log, error)
@@ -224,7 +252,7 @@ def _receipt(
             DatasetVersion(dataset=version.manifest.dataset, version=version.manifest.version, manifest=version.digest)
             for version in versions
         ),
-        members=(),
+        members=(),  # asked for when it is committed
         outcome=outcome,
         disclosed=_disclosed(leased, result) if outcome == "ok" else {},
         log=log,
@@ -240,31 +268,50 @@ def _disclosed(leased: LeasedJob, result: JobResult) -> dict[Name, int]:
     }
 
 
-def _commit(leased: LeasedJob, *, receipt: Receipt, versions: list[SealedVersion], commit_s: float) -> None:
+def _commit(leased: LeasedJob, *, receipt: Receipt, versions: list[SealedVersion], commit_s: float) -> Receipt:
     """Hand in the receipt; the same receipt gets the same answer, so a lost reply is asked for again.
+
+    The leader of a set learns from the broker which leases its attempt has had; a member may be replaced meanwhile.
 
     Raises:
         PpmlError: refused, or no answer for a minute; a constant of the closed vocabulary.
     """
-    request = Commit(
-        receipt=leased.identity.signing_key.sign(receipt),
-        manifests=tuple(version.envelope for version in versions),
-    )
+    step = leased.prepared.bundle.step
+    manifests = tuple(version.envelope for version in versions)
     until = time.monotonic() + commit_s
     try:
         while True:
             try:
-                leased.broker.commit(request)
-                return
+                if step.members > 1:
+                    receipt = msgspec.structs.replace(receipt, members=_members(leased))
+                leased.broker.commit(Commit(receipt=leased.identity.signing_key.sign(receipt), manifests=manifests))
+                return receipt
             except UnavailableError:
                 if time.monotonic() >= until:
                     raise
                 time.sleep(_RETRY_S)
+            except VerificationError as error:
+                if error.code != "other_members" or time.monotonic() >= until:
+                    raise
     except UnavailableError:
         raise spoken_error("broker_unavailable") from None
     except (PolicyDeniedError, VerificationError, MalformedInputError) as error:
         _write_log(leased.prepared.log, error)
         raise spoken_error(error.code if error.code.startswith("lease_") else "commit_refused") from None
+
+
+def _members(leased: LeasedJob) -> tuple[Member, ...]:
+    """The leases of this attempt, by the broker's word, which it compares; this guest's own is the first.
+
+    Raises:
+        VerificationError: they are no whole set, or not this leader's.
+    """
+    lease = leased.lease
+    members = leased.broker.lease_status(lease.lease_id).members
+    require_whole(members, step=leased.prepared.bundle.step)
+    if (members[0].lease_id, members[0].binding) != (lease.lease_id, lease.binding):
+        raise VerificationError("the set that the broker tells of has another leader", code="other_set")
+    return members
 
 
 def _published(output: DatasetVersion) -> Published:

@@ -11,6 +11,7 @@ from datetime import datetime
 from ppml_airflow import canonical
 from ppml_airflow.domain.adhoc import open_right
 from ppml_airflow.domain.documents import Certificate, Lease, LeaseKeys, LeaseOutput, Output, Step
+from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.domain.trust import Certificates, verify_broker_document
 from ppml_airflow.errors import PolicyDeniedError, VerificationError
 from ppml_airflow.guest.bundle import VerifiedBundle
@@ -47,7 +48,7 @@ def verify_lease(envelope: Envelope, *, bundle: VerifiedBundle, identity: Identi
     # 4 the approval was valid, and the lease has a time to live
     _require_time(lease, bundle=bundle, issued=issued)
     # 5 outputs and log are sealed to certified keys of those whom the approval names
-    _require_outputs(lease, bundle=bundle, now=issued)
+    _require_outputs(lease, bundle=bundle, identity=identity, now=issued)
     return lease
 
 
@@ -62,7 +63,10 @@ def open_lease_keys(sealed: bytes, *, envelope: Envelope, lease: Lease, identity
     wanted = {pinned.dataset for pinned in lease.inputs}, {output.dataset for output in lease.outputs}
     if (set(keys.data_keys), set(keys.release_keys)) != wanted:
         raise VerificationError("lease came with other keys than it names", code="other_keys")
-    if any(len(key) != KEY_BYTES for key in (*keys.data_keys.values(), *keys.release_keys.values())):
+    shared = () if keys.cluster_secret is None else (keys.cluster_secret,)
+    if len(shared) != (identity.binding.role == "member"):
+        raise VerificationError("lease came with a cluster secret for no set, or without one", code="other_keys")
+    if any(len(key) != KEY_BYTES for key in (*keys.data_keys.values(), *keys.release_keys.values(), *shared)):
         raise VerificationError("lease came with a key of a wrong length", code="other_keys")
     return keys
 
@@ -75,10 +79,11 @@ def _require_time(lease: Lease, *, bundle: VerifiedBundle, issued: datetime) -> 
         raise VerificationError(f"lease expires at {lease.expires}, issued at {lease.issued}", code="lease_expired")
 
 
-def _require_outputs(lease: Lease, *, bundle: VerifiedBundle, now: datetime) -> None:
-    if [output.dataset for output in lease.outputs] != [output.dataset for output in bundle.step.outputs]:
+def _require_outputs(lease: Lease, *, bundle: VerifiedBundle, identity: Identity, now: datetime) -> None:
+    outputs = bundle.step.outputs if identity.binding.index == LEADER else ()
+    if [output.dataset for output in lease.outputs] != [output.dataset for output in outputs]:
         raise VerificationError("lease names other outputs than the approval", code="other_outputs")
-    for leased, approved in zip(lease.outputs, bundle.step.outputs, strict=True):
+    for leased, approved in zip(lease.outputs, outputs, strict=True):
         _require_output(leased, approved=approved, bundle=bundle, now=now)
     readers = [bundle.certificates.serial(serial, role="log", now=now) for serial in lease.log_certificates]
     if [reader.subject for reader in readers] != list(bundle.step.log_recipients):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ppml_airflow.domain.documents import Lease, LeaseKeys
+from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.guest.bundle import VerifiedBundle
 from ppml_airflow.sealing.logs import LogOrigin, seal_log
 from ppml_airflow.sealing.outputs import OutputSeal
@@ -41,7 +42,9 @@ def output_seals(
     return seals
 
 
-def seal_job_log(log: Path, *, lease: Lease, bundle: VerifiedBundle, storage: Path) -> Digest | None:
+def seal_job_log(
+    log: Path, *, lease: Lease, bundle: VerifiedBundle, storage: Path, member: int = LEADER
+) -> Digest | None:
     """Seal what the job printed to those whom the lease names. None without readers, or where it cannot be written."""
     if not lease.log_certificates:
         return None
@@ -55,6 +58,6 @@ def seal_job_log(log: Path, *, lease: Lease, bundle: VerifiedBundle, storage: Pa
     )
     readers = [certificates[serial] for serial in lease.log_certificates]
     try:
-        return seal_log(log, storage=storage, origin=origin, recipients=readers)
+        return seal_log(log, storage=storage, origin=origin, recipients=readers, member=member)
     except OSError:
         return None

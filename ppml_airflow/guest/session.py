@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ppml_airflow import canonical
-from ppml_airflow.domain.documents import Domain, Receipt
-from ppml_airflow.errors import MalformedInputError
+from ppml_airflow.domain.documents import Domain, Receipt, Step
+from ppml_airflow.errors import MalformedInputError, PolicyDeniedError
 from ppml_airflow.guest.bundle import VerifiedBundle, verify_broker_documents, verify_bundle
 from ppml_airflow.guest.code import copy_code, write_statement
 from ppml_airflow.guest.identity import Quoter, attest, make_identity
@@ -66,6 +66,7 @@ def run_guest(request: LaunchRequest, *, around: Surroundings, speech: Speech) -
     # 1 what the owners and their broker signed, under the measured domain; then J
     bundle = verify_bundle(request, domain=around.domain, image=around.image, now=around.now())
     require_clean_environment(bundle.job.environment)
+    _require_role(request, step=bundle.step)
     # 2 a private copy of the code, compared with the approved digests; of an adhoc step the run's statement
     private = around.private / "job"
     private.mkdir(mode=0o700)
@@ -88,7 +89,7 @@ def _run_job(
     inputs = verify_inputs(bundle, storage=storage, scratch=private / "unpadded")
     # 4 the first phase of the workload: judged and analysed, with errors in full
     speech.tell("preparing")
-    job = workload_job(bundle, code=code, inputs=inputs)
+    job = workload_job(bundle, code=code, inputs=inputs, index=request.index)
     workload = around.workload(bundle.step.workload, job=job, private=private, log=log)
     try:
         prepared = PreparedJob(
@@ -96,6 +97,7 @@ def _run_job(
             inputs=inputs,
             workload=workload,
             columns=workload.prepare(),
+            index=request.index,
             storage=storage,
             log=log,
         )
@@ -111,7 +113,8 @@ def _lease_and_run(
     bundle = prepared.bundle
     # 5 K, E, B; nonce, quote; the broker's decision
     speech.tell("attesting")
-    identity = make_identity(bundle.job, role="job")
+    role: Literal["job", "member"] = "job" if bundle.step.members == 1 else "member"
+    identity = make_identity(bundle.job, role=role, set_id=request.set_id, index=request.index)
     answer = attest(identity, broker=broker, quoter=around.quoter)
     if answer.receipt is not None:
         return _already_committed(answer.receipt, bundle=bundle)
@@ -130,6 +133,21 @@ def _lease_and_run(
         heartbeat_s=around.heartbeat_s,
         commit_s=around.commit_s,
     )
+
+
+def _require_role(request: LaunchRequest, *, step: Step) -> None:
+    """A host that starts the wrong thing hears so before anything is attested; the broker refuses it, too.
+
+    Raises:
+        PolicyDeniedError: a set's step is started as one job, or the other way round, or a member too many.
+    """
+    if request.role != "preflight" and (request.role == "member") != (step.members > 1):
+        raise PolicyDeniedError(
+            f"step {step.name} is done by {step.members} enclaves, and this one is started as a {request.role}",
+            code="set_wanted" if step.members > 1 else "no_set",
+        )
+    if request.index >= step.members:
+        raise PolicyDeniedError(f"member {request.index} of a set of {step.members}, from 0", code="other_index")
 
 
 def _granted(answer: LeaseAnswer, *, speech: Speech) -> GuestResult:

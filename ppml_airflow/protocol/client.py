@@ -34,6 +34,7 @@ from ppml_airflow.protocol.messages import (
     DomainView,
     LeaseAnswer,
     LeaseStatus,
+    OpenedSet,
     OpenRun,
     Problem,
     Published,
@@ -262,6 +263,10 @@ class BrokerClient(JsonClient):
     def cancel(self, run_id: str, step: str) -> StepStatus:
         """CANCEL: fence the current attempt."""
         return self.call("POST", f"/ppml/v1/runs/{run_id}/steps/{quote(step)}/cancel", into=StepStatus)
+
+    def open_set(self, run_id: str, step: str) -> OpenedSet:
+        """Open a set, as whose members guests are then started."""
+        return self.call("POST", f"/ppml/v1/runs/{run_id}/steps/{quote(step)}/sets", into=OpenedSet)
 
     def close_run(self, run_id: str) -> Envelope:
         """CLOSE: RunClosed; no lease after it (idempotent)."""

@@ -41,6 +41,7 @@ GuestState = Literal[
     "running",
     "sealing",
     "committed",
+    "ended",
 ]
 
 
@@ -66,9 +67,9 @@ class GuestEvent(Document, tag_field="type", tag="event", frozen=True, kw_only=T
 
 
 class GuestResult(Document, tag_field="type", tag="result", frozen=True, kw_only=True):
-    """How a guest ended well: a gate's grant, or a committed job."""
+    """How a guest ended well: a gate's grant, a committed job, or a member's part of one that its leader commits."""
 
-    state: Literal["granted", "committed"]
+    state: Literal["granted", "committed", "ended"]
     code: Word
     """`already_committed` if an earlier attempt had done the step, else empty."""
     attempt: int

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ppml_airflow.canonical import Document
-from ppml_airflow.domain.documents import Binding, ParamValue
+from ppml_airflow.domain.documents import Binding, Member, ParamValue
 from ppml_airflow.signing import Envelope, PublicKey
 from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath, Trust
 
@@ -39,7 +39,10 @@ class LaunchRequest(Document, tag_field="type", tag="launch", frozen=True, kw_on
     runtime: RuntimeName = "process"
     is_watched: bool = False
     """The guest outlives this connection and lives as long as its watch is renewed."""
-    role: Literal["preflight", "job"]
+    role: Literal["preflight", "job", "member"]
+    set_id: str = ""
+    """Of a member: its set and which member it is."""
+    index: Annotated[int, Meta(ge=0)] = 0
     step: Name
     bundle: Bundle
     code: Mapping[RelativePath, bytes]
@@ -161,10 +164,19 @@ class RunView(Document, frozen=True, kw_only=True):
     steps: tuple[StepStatus, ...]
 
 
+class OpenedSet(Document, frozen=True, kw_only=True):
+    """A new set: what the host starts `members` guests with. Grants nothing: each member attests."""
+
+    set_id: HexId
+    members: int
+
+
 class LeaseStatus(Document, frozen=True, kw_only=True):
     """What a guest asks every 10 s: anything but `current` means stop."""
 
     state: Literal["current", "fenced", "cancelled", "expired", "closed", "revoked"]
+    members: tuple[Member, ...]
+    """The leases of its set's attempt so far, which the receipt must list; empty without a set."""
 
 
 class DomainView(Document, frozen=True, kw_only=True):

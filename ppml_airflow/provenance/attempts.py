@@ -25,12 +25,14 @@ from ppml_airflow.domain.documents import (
     Job,
     Lease,
     LeaseOutput,
+    Member,
     Pins,
     Receipt,
     Role,
     Run,
     Step,
 )
+from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.domain.slots import window_end
 from ppml_airflow.domain.trust import Certificates, verify_broker_document
 from ppml_airflow.errors import VerificationError
@@ -80,9 +82,17 @@ class JudgedAttempt:
 
 
 def judge_attempt(
-    attempt: Attempt, *, job: Job, documents: RunDocuments, roots: tuple[TrustRoot, ...]
+    attempt: Attempt,
+    *,
+    job: Job,
+    documents: RunDocuments,
+    roots: tuple[TrustRoot, ...],
+    members: tuple[Member, ...],
 ) -> JudgedAttempt:
-    """Judge an attempt: binding, evidence, and for a job its lease, receipt and outputs.
+    """Judge an attempt: binding, evidence, and for a job or a member its lease, receipt and outputs.
+
+    Args:
+        members: of the set that it is of, as RunClosed lists their leases; none without a set.
 
     Raises:
         VerificationError: something is not authentic or does not belong together; the attempt is named.
@@ -98,7 +108,7 @@ def judge_attempt(
             if attempt.record.outcome == "committed":
                 raise VerificationError("it is said to be committed and has no receipt", code="incomplete")
             return JudgedAttempt(attempt=attempt, evidence=evidence, receipt=None)
-        receipt = verify_receipt(attempt, lease=lease, step=documents.step(job.step))
+        receipt = verify_receipt(attempt, lease=lease, step=documents.step(job.step), members=members)
         key = attempt.evidence.binding.signing_key
         for made, reserved in zip(receipt.outputs, lease.outputs, strict=bool(receipt.outputs)):
             verify_output(made, reserved=reserved, lease=lease, key=key, documents=documents)
@@ -175,7 +185,9 @@ def verify_lease(attempt: Attempt, *, job: Job, documents: RunDocuments) -> Leas
     _require_equal("lease", "binding", lease.binding, canonical.digest(attempt.evidence.binding))
     _require_equal("lease", "job", lease.job, canonical.digest(job))
     _require_equal("lease", "inputs", lease.inputs, job.inputs)
-    _require_equal("lease", "outputs", [out.dataset for out in lease.outputs], [out.dataset for out in job.outputs])
+    writes = record.role == "job" or record.index == LEADER
+    wanted = [output.dataset for output in job.outputs] if writes else []
+    _require_equal("lease", "outputs", [output.dataset for output in lease.outputs], wanted)
     if not lease.issued < lease.expires or issued >= window_end(run.slot, slots=approval.slots):
         raise VerificationError(f"lease was issued at {lease.issued}, outside its window", code="window_over")
     if not approval.valid_from <= lease.issued < approval.valid_until:
@@ -188,7 +200,7 @@ def _require_certified(lease: Lease, *, step: Step, certificates: Certificates) 
     when = lease.issued
     # the open right: whoever hears the answer to a question of its asker's own may open all that it reads
     asked = {wanted.dataset for wanted in step.inputs} if step.kind == "adhoc" else set()
-    for reserved, approved in zip(lease.outputs, step.outputs, strict=True):
+    for reserved, approved in zip(lease.outputs, step.outputs, strict=bool(lease.outputs)):
         keyed = reserved.dataset_certificate
         holder = _certified(certificates, keyed, role="dataset", when=when).subject if keyed else None
         # the answer to an adhoc question has no key for later steps, which might tell it to others
@@ -218,7 +230,7 @@ def _certified(certificates: Certificates, serial: str, *, role: Role, when: Ins
     return certificates.serial(serial, role=role, now=parse_instant(when))
 
 
-def verify_receipt(attempt: Attempt, *, lease: Lease, step: Step) -> Receipt:
+def verify_receipt(attempt: Attempt, *, lease: Lease, step: Step, members: tuple[Member, ...]) -> Receipt:
     """Verify that the attested key K signed what was done, and that it says what the lease allowed.
 
     Raises:
@@ -230,7 +242,7 @@ def verify_receipt(attempt: Attempt, *, lease: Lease, step: Step) -> Receipt:
     receipt = verify_envelope(attempt.receipt, into=Receipt, keys=(key,))
     for field in ("lease_id", "attempt", "binding", "job", "run_id", "step", "inputs"):
         _require_equal("receipt", field, getattr(receipt, field), getattr(lease, field))
-    _require_equal("receipt", "members", receipt.members, ())
+    _require_equal("receipt", "members", receipt.members, members)
     reserved = [(output.dataset, output.version) for output in lease.outputs] if receipt.outcome == "ok" else []
     _require_equal("receipt", "outputs", [(out.dataset, out.version) for out in receipt.outputs], reserved)
     bounds = {disclosure.name: disclosure for disclosure in step.disclosed}

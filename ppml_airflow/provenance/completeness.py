@@ -15,6 +15,7 @@ from typing import Literal
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Approval, AttemptRecord, Pins, RunClosed
 from ppml_airflow.domain.jobs import earlier_steps
+from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.errors import PpmlError, VerificationError
 from ppml_airflow.provenance.log import Checkpoint, Consistency, LogEntry, verify_continues, verify_log
 from ppml_airflow.provenance.passport import EvidenceRecord, PassportContents
@@ -50,8 +51,12 @@ class Attempt:
 
 
 def label_of(record: AttemptRecord | EvidenceRecord) -> str:
-    """`step aggregate, attempt 2` or `step aggregate, preflight`."""
-    return f"step {record.step}, " + ("preflight" if record.role == "preflight" else f"attempt {record.attempt}")
+    """`step aggregate, attempt 2`, `..., attempt 2, member 1` or `step aggregate, preflight`."""
+    if record.role == "preflight":
+        return f"step {record.step}, preflight"
+    index = record.binding.index if isinstance(record, EvidenceRecord) else record.index
+    member = f", member {index}" if record.role == "member" else ""
+    return f"step {record.step}, attempt {record.attempt}{member}"
 
 
 def match_attempts(contents: PassportContents, *, closed: RunClosed) -> tuple[Attempt, ...]:
@@ -68,8 +73,8 @@ def match_attempts(contents: PassportContents, *, closed: RunClosed) -> tuple[At
             if found is None or canonical.digest(found) != record.evidence:
                 instead = f"; found that of {label_of(found)}" if found and label_of(found) != label_of(record) else ""
                 raise VerificationError(f"evidence is missing, changed or out of place{instead}", code="incomplete")
-            if (found.step, found.role, found.attempt, found.time) != (
-                record.step, record.role, record.attempt, record.time,
+            if (found.step, found.role, found.attempt, found.time, found.binding.index) != (
+                record.step, record.role, record.attempt, record.time, record.index,
             ):  # fmt: skip
                 raise VerificationError("evidence is of another attempt", code="other_attempt")
             lease = _next_envelope(leases, wanted=record.lease, what="lease")
@@ -110,6 +115,11 @@ def require_sequence(attempts: Iterable[Attempt], *, approval: Approval) -> None
                 if record.attempt or record.lease or record.receipt or record.outcome != "granted":
                     raise VerificationError("a preflight has neither number, lease nor receipt", code="other_attempt")
                 continue
+            if record.role == "member" and record.index != LEADER:
+                # of an attempt that its leader began; whether the set is whole, `provenance.sets` judges
+                if record.attempt != counts.get(step.name) or record.lease is None:
+                    raise VerificationError("a member stands outside its set's attempt", code="incomplete")
+                continue
             counts[step.name] = counts.get(step.name, 0) + 1
             if record.attempt != counts[step.name] or record.lease is None:
                 raise VerificationError(f"wanted attempt {counts[step.name]} with a lease", code="incomplete")
@@ -127,7 +137,7 @@ def step_outcomes(approval: Approval, *, closed: RunClosed, pins: Mapping[str, P
     Raises:
         VerificationError: a step could have run, and RunClosed says neither that it did nor that it failed.
     """
-    tried = {record.step for record in closed.attempts if record.role == "job"}
+    tried = {record.step for record in closed.attempts if record.role != "preflight"}
     committed = {record.step for record in closed.attempts if record.outcome == "committed"}
     denied = {denial.step for denial in closed.denials}
     outcomes: dict[str, StepOutcome] = {}

@@ -26,7 +26,7 @@ class EvidenceRecord(Document, frozen=True, kw_only=True):
     """Evidence that the broker accepted, and all it takes to judge it again. `AttemptRecord.evidence` is its digest."""
 
     step: Name
-    role: Literal["preflight", "job"]
+    role: Literal["preflight", "job", "member"]
     attempt: NonNegative
     """0 for a preflight, from 1 for jobs."""
     challenged: Instant

@@ -16,8 +16,10 @@ from ppml_airflow.units import Digest, HexId, Instant, Name, Trust
 class AttemptReport(Document, frozen=True, kw_only=True):
     """One attempt whose evidence, lease and receipt were judged again."""
 
-    role: Literal["preflight", "job"]
+    role: Literal["preflight", "job", "member"]
     attempt: int
+    index: int
+    """Which member of a set; 0 without one."""
     time: Instant
     outcome: str
     tee: Literal["sgx", "tdx"]
@@ -123,6 +125,7 @@ def _report_attempt(one: JudgedAttempt, *, documents: RunDocuments) -> AttemptRe
     return AttemptReport(
         role=record.role,
         attempt=record.attempt,
+        index=record.index,
         time=record.time,
         outcome=record.outcome,
         tee=one.evidence.tee,

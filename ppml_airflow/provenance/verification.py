@@ -36,6 +36,7 @@ from ppml_airflow.provenance.inputs import verify_input
 from ppml_airflow.provenance.log import Checkpoint, Consistency, LogEntry
 from ppml_airflow.provenance.passport import PassportContents, parse_passport
 from ppml_airflow.provenance.report import PassportReport, make_report
+from ppml_airflow.provenance.sets import require_sets
 from ppml_airflow.provenance.trust_bundle import TrustBundle
 from ppml_airflow.signing import Envelope, PublicKey, SignedDocument
 from ppml_airflow.units import Digest, Instant, format_instant, parse_instant
@@ -64,7 +65,7 @@ def verify_passport(
     2. The domain is the one asked about.
     3. Its owners signed certificates, policies and approval.
     4. A broker whom they certified signed Run, Pins and RunClosed, and they belong together.
-    5. RunClosed lists exactly the attempts enclosed, and no step of the approval is missing.
+    5. RunClosed lists exactly the attempts enclosed, each by as many enclaves as approved, and no step is missing.
     6. The log under RunClosed's root holds the run; pinned checkpoints fit.
     7. Each attempt: job, binding, nonce, quote, policy; then lease, receipt and outputs.
     8. Attempts came in the order that edges and gates ask for.
@@ -87,6 +88,7 @@ def verify_passport(
     # 5
     attempts = match_attempts(contents, closed=closed)
     require_sequence(attempts, approval=documents.approval)
+    sets = require_sets(attempts, approval=documents.approval)
     outcomes = step_outcomes(documents.approval, closed=closed, pins=documents.pins)
     # 6
     logged = require_log(contents, closed=closed)
@@ -95,7 +97,13 @@ def verify_passport(
     # 7
     jobs = _build_jobs(attempts, documents=documents, approval_digest=contents.approval.digest)
     judged = tuple(
-        judge_attempt(attempt, job=jobs[attempt.record.step], documents=documents, roots=trust.roots)
+        judge_attempt(
+            attempt,
+            job=jobs[attempt.record.step],
+            documents=documents,
+            roots=trust.roots,
+            members=sets.get((attempt.record.step, attempt.record.attempt), ()),
+        )
         for attempt in attempts
     )
     # 8

@@ -51,14 +51,16 @@ class SealedLog(Document, frozen=True, kw_only=True):
     wraps: tuple[LogWrap, ...]
 
 
-def log_folder(storage: Path, *, run_id: HexId, step: Name, attempt: int) -> Path:
-    """Where the sealed log of an attempt lies."""
-    return storage / "logs" / run_id / f"{step}-{attempt}"
+def log_folder(storage: Path, *, run_id: HexId, step: Name, attempt: int, member: int = 0) -> Path:
+    """Where the sealed log of an attempt lies; of a set's members but the first beside it."""
+    return storage / "logs" / run_id / (f"{step}-{attempt}.{member}" if member else f"{step}-{attempt}")
 
 
-def seal_log(log: Path, *, storage: Path, origin: LogOrigin, recipients: Sequence[Recipient]) -> Digest:
+def seal_log(
+    log: Path, *, storage: Path, origin: LogOrigin, recipients: Sequence[Recipient], member: int = 0
+) -> Digest:
     """Seal the log of an attempt, or an empty one if there is none, and return what the receipt calls it by."""
-    folder = log_folder(storage, run_id=origin.run_id, step=origin.step, attempt=origin.attempt)
+    folder = log_folder(storage, run_id=origin.run_id, step=origin.step, attempt=origin.attempt, member=member)
     folder.mkdir(parents=True, exist_ok=True)
     key = new_key()
     sealed = seal_part(_end_of(log), folder / _BODY, key=key, context=_context(origin), padded=True)

@@ -21,6 +21,10 @@ WORKLOADS = {
 """Where each lies, below `ppml_airflow.workloads`; loaded when used, for an image has only what its engine needs."""
 
 
+SETS: frozenset[str] = frozenset()
+"""Those that run a job in several enclaves."""
+
+
 class WorkloadClass(Protocol):
     """Makes a workload of one job; nothing of the job runs yet."""
 
@@ -29,13 +33,18 @@ class WorkloadClass(Protocol):
         ...
 
 
-def find_workload(name: str) -> WorkloadClass:
+def find_workload(name: str, *, members: int = 1) -> WorkloadClass:
     """The class that runs a workload.
 
+    Args:
+        members: in how many enclaves.
+
     Raises:
-        ConfigurationError: there is no such workload; lists those that are.
+        ConfigurationError: there is no such workload, or none that runs in so many; lists those that are.
     """
     if name not in WORKLOADS:
         raise ConfigurationError(f"workload {name} is unknown", hint=f"known are: {', '.join(WORKLOADS)}")
+    if members > 1 and name not in SETS:
+        raise ConfigurationError(f"workload {name} runs in one enclave, not in {members}", code="set_unsupported")
     module, _, found = WORKLOADS[name].partition(":")
     return cast("WorkloadClass", getattr(import_module(f"ppml_airflow.workloads.{module}"), found))

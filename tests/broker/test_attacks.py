@@ -690,7 +690,6 @@ def test_an_uncommitted_manifest_is_not_handed_out(world: World) -> None:
         ({"attempt": 2}, "other_lease"),
         ({"job": "sha256:" + "4" * 64}, "other_lease"),
         ({"inputs": ()}, "other_lease"),
-        ({"members": ("sha256:" + "4" * 64,)}, "other_lease"),
         ({"outputs": ()}, "other_outputs"),
     ],
 )

@@ -35,6 +35,11 @@ DROP TABLE seen_number;
 DROP TABLE alembic_version;
 ALTER TABLE chain RENAME TO log;
 DROP TABLE changed;
+DROP TABLE member_set;
+DROP TABLE waiting_member;
+DROP INDEX ix_attempt_set_id;
+ALTER TABLE attempt DROP COLUMN set_id;
+ALTER TABLE attempt DROP COLUMN member;
 CREATE INDEX ix_log_run_id ON log (run_id);
 """
 """Makes a store what the first release wrote: a log that is a hash chain, and no revision."""

@@ -493,6 +493,7 @@ def test_other_keys_than_the_lease_names_are_refused(guests: GuestWorld, keys: d
             assert answer.lease is not None
             lease = canonical.decode(answer.lease.payload, into=Lease)
             whole = LeaseKeys(
+                cluster_secret=None,
                 data_keys={pinned.dataset: b"k" * 32 for pinned in lease.inputs},
                 release_keys={reserved.dataset: b"r" * 32 for reserved in lease.outputs},
             )

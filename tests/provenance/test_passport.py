@@ -67,7 +67,7 @@ def test_an_attempt_without_its_lease_or_receipt_is_refused_by_itself(finished: 
     with pytest.raises(VerificationError, match="attempt has no lease"):
         verify_lease(attempt, job=None, documents=documents_of(finished))  # type: ignore[arg-type]  # refused before
     with pytest.raises(VerificationError, match="attempt has no receipt"):
-        verify_receipt(attempt, lease=None, step=finished.steps[0])  # type: ignore[arg-type]  # refused before
+        verify_receipt(attempt, lease=None, step=finished.steps[0], members=())  # type: ignore[arg-type]  # refused before
 
 
 def test_run_documents_know_only_approved_steps(finished: SimulatedRun) -> None:

@@ -13,7 +13,7 @@ from ppml_airflow import canonical, merkle
 from ppml_airflow.attestation.policy import ImageReference
 from ppml_airflow.attestation.roots import INTEL_ROOT
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from ppml_airflow.domain.documents import DatasetVersion, Lease, Pins
+from ppml_airflow.domain.documents import DatasetVersion, Lease, Member, Pins
 from ppml_airflow.errors import PolicyDeniedError, PpmlError, VerificationError
 from ppml_airflow.provenance.log import Checkpoint, prove_consistency
 from ppml_airflow.provenance.report import PassportReport
@@ -615,7 +615,7 @@ def test_a_receipt_by_a_key_that_nobody_attested_is_refused(fresh: SimulatedRun)
         ({"run_id": "ab" * 16}, "another run_id"),
         ({"step": "aggregate"}, "another step"),
         ({"inputs": ()}, "another inputs"),
-        ({"members": (ZERO,)}, "another members"),
+        ({"members": (Member(index=0, binding=ZERO, lease_id="0" * 32, is_replacement=False),)}, "another members"),
         ({"outputs": ()}, "another outputs"),
         ({"outcome": "job_failed"}, "another outputs"),
         ({"outcome": "job_failed", "outputs": ()}, "another outcome"),

@@ -19,7 +19,7 @@ from ppml_airflow.broker.service.anchor import Anchor
 from ppml_airflow.broker.service.api import create_app
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller, hash_token
-from ppml_airflow.broker.service.leases import RELEASE_KEK
+from ppml_airflow.broker.service.issuing import RELEASE_KEK
 from ppml_airflow.broker.service.recovery import require_anchored
 from ppml_airflow.broker.store import Store
 from ppml_airflow.domain.documents import (
@@ -210,7 +210,15 @@ class Guest:
     """An enclave as the broker sees it: builds the job, attests, asks, commits. Tests may change any part of it."""
 
     def __init__(
-        self, world: World, *, run_id: str, step: str = "aggregate", role: str = "job", measurement: bytes = MEASUREMENT
+        self,
+        world: World,
+        *,
+        run_id: str,
+        step: str = "aggregate",
+        role: str = "job",
+        measurement: bytes = MEASUREMENT,
+        set_id: str = "",
+        index: int = 0,
     ) -> None:
         self.world = world
         self.client = world.connect()
@@ -225,8 +233,8 @@ class Guest:
             job_digest=canonical.digest(self.job),
             signing_key=self.key.public,
             sealing_key=self.sealing.public,
-            set_id="",
-            index=0,
+            set_id=set_id,
+            index=index,
         )
 
     def _job(self, run_id: str, step: str) -> Job:

@@ -404,6 +404,7 @@ class SimulatedRun:
         """The attempts as RunClosed lists them."""
         return tuple(
             AttemptRecord(
+                index=0,
                 step=one.evidence.step,
                 role=one.evidence.role,
                 attempt=one.evidence.attempt,

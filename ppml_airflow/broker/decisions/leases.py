@@ -15,6 +15,7 @@ from ppml_airflow.broker.decisions.approvals import APPROVE_HINT
 from ppml_airflow.domain.adhoc import open_right
 from ppml_airflow.domain.documents import Approval, Binding, Job, Lease, LeaseOutput, Role, Run, Step
 from ppml_airflow.domain.jobs import earlier_steps, signed_request
+from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.domain.slots import window_end
 from ppml_airflow.domain.trust import Certificates
 from ppml_airflow.errors import PolicyDeniedError, UnavailableError, VerificationError
@@ -151,8 +152,7 @@ def require_lease_allowed(
         PolicyDeniedError: gate not passed or void, attempts or runs used up.
         UnavailableError: another run holds the next version of an output (`output_busy`).
     """
-    if "before" in step.gates:
-        _require_grant(step, approval_digest=approval_digest, state=state, now=now)
+    require_gate(step, approval_digest=approval_digest, state=state, now=now)
     if state.attempts >= step.attempts:
         raise PolicyDeniedError(
             f"step {step.name} has used its {step.attempts} attempts",
@@ -172,7 +172,14 @@ def require_lease_allowed(
             )
 
 
-def _require_grant(step: Step, *, approval_digest: Digest, state: StepState, now: datetime) -> None:
+def require_gate(step: Step, *, approval_digest: Digest, state: StepState, now: datetime) -> None:
+    """The gate before the step, if the approval lists one, has been passed and still counts.
+
+    Raises:
+        PolicyDeniedError: not passed, void or expired.
+    """
+    if "before" not in step.gates:
+        return
     grant = state.grant
     if grant is None:
         raise PolicyDeniedError(
@@ -206,14 +213,15 @@ def draw_up_lease(
     certificates: Certificates,
     now: datetime,
 ) -> Lease:
-    """The lease itself: next attempt, next versions, certified keys only.
+    """The lease itself: next attempt, next versions, certified keys only. Of a set, the leader alone has outputs.
 
     Raises:
         VerificationError: an output or log recipient has no certified key, or not for all that an adhoc step reads.
     """
     end = window_end(run.slot, slots=approval.slots)
     outputs = []
-    for output in step.outputs:
+    writes = binding.role == "job" or binding.index == LEADER
+    for output in step.outputs if writes else ():
         head = state.heads[output.dataset]
         outputs.append(
             LeaseOutput(
@@ -281,7 +289,7 @@ def lease_state(
         return "cancelled"
     if closed:
         return "closed"
-    if lease.attempt != current_attempt or outcome not in ("open", "committed") or epoch != lease.epoch:
+    if lease.attempt != current_attempt or outcome not in ("open", "committed", "ended") or epoch != lease.epoch:
         return "fenced"
     if now >= parse_instant(lease.expires) and outcome == "open":
         return "expired"

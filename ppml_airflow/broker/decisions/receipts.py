@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from ppml_airflow.broker.decisions.leases import lease_state
-from ppml_airflow.domain.documents import DatasetVersion, Lease, LeaseOutput, Receipt, Step
+from ppml_airflow.domain.documents import DatasetVersion, Lease, LeaseOutput, Member, Receipt, Step
+from ppml_airflow.domain.sets import LEADER, require_whole
 from ppml_airflow.domain.trust import Certificates
 from ppml_airflow.errors import PolicyDeniedError, VerificationError
 from ppml_airflow.sealing.manifest import Manifest
@@ -32,11 +33,27 @@ def require_lease_current(
         raise PolicyDeniedError(f"lease of attempt {lease.attempt} is void: {_STATES[state]}", code=f"lease_{state}")
 
 
-def require_receipt(receipt: Receipt, *, lease: Lease, step: Step) -> None:
+def require_leader(receipt: Receipt, *, member: int | None) -> None:
+    """Of a set only the leader signs a receipt.
+
+    Args:
+        member: which member the lease is of; None without a set.
+
+    Raises:
+        VerificationError: it is another member.
+    """
+    if member not in (None, LEADER):
+        raise VerificationError(
+            f"receipt is of member {member}; the leader, {LEADER}, speaks for the set of {receipt.step}",
+            code="not_leader",
+        )
+
+
+def require_receipt(receipt: Receipt, *, lease: Lease, step: Step, members: tuple[Member, ...]) -> None:
     """The receipt says nothing but what its lease and approval allow.
 
     Raises:
-        VerificationError: it is of another lease, job, run, or names other inputs or outputs.
+        VerificationError: it is of another lease, job, run, or names other inputs, outputs or members.
         PolicyDeniedError: it discloses a count that the approval does not.
     """
     same = (
@@ -50,8 +67,12 @@ def require_receipt(receipt: Receipt, *, lease: Lease, step: Step) -> None:
     )
     if same != (lease.lease_id, lease.attempt, lease.binding, lease.job, lease.run_id, lease.step, lease.inputs):
         raise VerificationError(f"receipt does not match its lease {lease.lease_id}", code="other_lease")
-    if receipt.members:
-        raise VerificationError("receipt lists members, and this lease has none", code="other_lease")
+    if receipt.members != members:
+        raise VerificationError(
+            f"receipt lists {len(receipt.members)} members; its attempt's {len(members)} leases are others",
+            code="other_members",
+        )
+    require_whole(members, step=step)
     wanted = [(output.dataset, output.version) for output in lease.outputs] if receipt.outcome == "ok" else []
     if [(output.dataset, output.version) for output in receipt.outputs] != wanted:
         raise VerificationError(f"receipt of {lease.step} does not name the reserved outputs", code="other_outputs")

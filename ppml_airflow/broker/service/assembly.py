@@ -14,7 +14,7 @@ from ppml_airflow.attestation.roots import INTEL_ROOT, TrustRoot
 from ppml_airflow.attestation.verifiers import VerifierPool
 from ppml_airflow.broker.service.anchor import Anchor
 from ppml_airflow.broker.service.broker import Broker
-from ppml_airflow.broker.service.leases import RELEASE_KEK
+from ppml_airflow.broker.service.issuing import RELEASE_KEK
 from ppml_airflow.broker.settings import BrokerSettings
 from ppml_airflow.broker.store import Store
 from ppml_airflow.domain.documents import Domain

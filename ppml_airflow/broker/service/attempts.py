@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import sqlalchemy as sa
+
 from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.service.ledger import Ledger
@@ -15,9 +19,24 @@ def end_open_attempts(ledger: Ledger, *, run_id: str, step: str | None, outcome:
     """End what is open: its lease is void, its reserved versions are free again."""
     for row in ledger.attempts(run_id, step):
         if row.outcome == "open":
+            _forget_secret(ledger, row)
             store.update(ledger.connection, store.attempt, where={"id": row.id}, outcome=outcome)
             free_reservations(ledger, lease_id=row.lease_id)
             ledger.changed(run_id)
+
+
+def end_set(ledger: Ledger, *, set_id: str) -> None:
+    """End a set with its leader's receipt: what its other members do from now on counts for nothing."""
+    for row in store.find_all(ledger.connection, store.attempt, order="id", set_id=set_id):
+        if row.outcome == "open":
+            _forget_secret(ledger, row)
+            store.update(ledger.connection, store.attempt, where={"id": row.id}, outcome="ended")
+
+
+def _forget_secret(ledger: Ledger, row: sa.Row[Any]) -> None:
+    """No member of this attempt is replaced any more."""
+    if row.set_id is not None:
+        store.update(ledger.connection, store.member_set, where={"set_id": row.set_id}, secret=None)
 
 
 def free_reservations(ledger: Ledger, *, lease_id: str) -> None:
@@ -51,6 +70,8 @@ def write_attempt(
         lease=lease_digest,
         expires=lease.expires if lease else None,
         signing_key=canonical.encode(record.binding.signing_key),
+        set_id=record.binding.set_id if record.role == "member" else None,
+        member=record.binding.index if record.role == "member" else None,
     )
     ledger.append("evidence", body=canonical.digest(record), run_id=run_id)
 
@@ -75,11 +96,9 @@ def record_denial(ledger: Ledger, *, where: tuple[str, str] | None, error: PpmlE
 
 def end_silent_holder(ledger: Ledger, *, dataset: str) -> None:
     """Take over a dataset from a lease whose guest is no longer heard of: it is fenced, and cannot commit any more."""
-    connection = ledger.connection
-    row = store.find(connection, store.reservation, dataset=dataset)
+    row = store.find(ledger.connection, store.reservation, dataset=dataset)
     if row is not None:
-        holder = store.find(connection, store.attempt, lease_id=row.lease_id)
-        open_lease = {"lease_id": row.lease_id, "outcome": "open"}
-        store.update(connection, store.attempt, where=open_lease, outcome="fenced")
-        ledger.changed(holder.run_id if holder else None)
+        holder = store.find(ledger.connection, store.attempt, lease_id=row.lease_id)
+        if holder is not None and holder.outcome == "open":
+            end_open_attempts(ledger, run_id=holder.run_id, step=holder.step, outcome="fenced")
         free_reservations(ledger, lease_id=row.lease_id)

@@ -87,7 +87,8 @@ def require_unused(case: Case) -> None:
         VerificationError: the binding has had its lease.
     """
     digest = canonical.digest(case.request.binding)
-    if store.find_all(case.ledger.connection, store.attempt, order="id", binding=digest, role="job"):
+    rows = store.find_all(case.ledger.connection, store.attempt, order="id", binding=digest)
+    if any(row.lease_id is not None for row in rows):
         raise VerificationError("binding has had its lease already", code="binding_used", hint="start a new guest")
 
 
@@ -99,8 +100,8 @@ def committed_receipt(case: Case) -> Digest | None:
 
 def _state(ledger: Ledger, *, run: Run, step: Step, policy: Digest) -> StepState:
     row = ledger.run_row(run.run_id)
-    jobs = [attempt for attempt in ledger.attempts(run.run_id, step.name) if attempt.role == "job"]
-    own = {attempt.lease_id for attempt in jobs}
+    leased = [attempt for attempt in ledger.attempts(run.run_id, step.name) if attempt.lease_id is not None]
+    own = {attempt.lease_id for attempt in leased}
     heads = {}
     for output in step.outputs:
         head, holder = ledger.head(output.dataset), ledger.holder(output.dataset)
@@ -116,7 +117,7 @@ def _state(ledger: Ledger, *, run: Run, step: Step, policy: Digest) -> StepState
         grant=_current_grant(ledger, run=run, step=step),
         policy_in_force=policy,
         committed_steps=ledger.committed_steps(run.run_id),
-        attempts=len(jobs),
+        attempts=max((attempt.attempt for attempt in leased), default=0),
         runs_in_slot=ledger.other_runs_in_slot(run),
         heads=heads,
     )

@@ -78,6 +78,7 @@ def _compose(broker: Broker, ledger: Ledger, *, run: Run) -> tuple[Envelope, byt
                 step=row.step,
                 role=row.role,
                 attempt=row.attempt,
+                index=row.member or 0,
                 time=row.time,
                 evidence=canonical.digest(record),
                 lease=row.lease,

@@ -106,13 +106,15 @@ def appraise_case(broker: Broker, case: Case, *, ahead: VerifiedAhead | None) ->
             now=ledger.now,
         )
     )
+    role = case.request.binding.role
+    if role == "session":
+        raise PolicyDeniedError(f"role {role} is not served here", code="role_unknown")
     digest = canonical.digest_bytes(ahead.collateral)
     ledger.keep_collateral(ahead.collateral, digest=digest)
-    is_job = case.request.binding.role == "job"
     return EvidenceRecord(
         step=case.step.name,
-        role="job" if is_job else "preflight",
-        attempt=case.state.attempts + 1 if is_job else 0,
+        role=role,
+        attempt=0 if role == "preflight" else case.state.attempts + 1,
         challenged=format_instant(challenged_at(session)),
         time=ledger.time,
         tee=session.tee,

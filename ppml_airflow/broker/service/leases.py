@@ -5,40 +5,29 @@ What may be leased is decided by `broker.decisions`; this module fetches the sta
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from ppml_airflow import canonical
-from ppml_airflow.attestation.report_data import public_jwk
 from ppml_airflow.broker import store
-from ppml_airflow.broker.decisions.approvals import require_in_force
-from ppml_airflow.broker.decisions.leases import (
-    decide_grant,
-    draw_up_lease,
-    require_fresh,
-    require_job,
-    require_lease_allowed,
-    require_turn,
-)
-from ppml_airflow.broker.service.attempts import end_open_attempts, end_silent_holder, record_denial, write_attempt
+from ppml_airflow.broker.decisions.leases import decide_grant, require_fresh, require_lease_allowed
+from ppml_airflow.broker.decisions.sets import require_role
+from ppml_airflow.broker.service.acceptance import accept
+from ppml_airflow.broker.service.attempts import end_open_attempts, record_denial, write_attempt
 from ppml_airflow.broker.service.broker import Broker
-from ppml_airflow.broker.service.cases import Case, committed_receipt, find_job, load_case, require_unused
-from ppml_airflow.broker.service.evidence import VerifiedAhead, appraise_case, remember_collateral, verify_ahead
+from ppml_airflow.broker.service.cases import Case, committed_receipt, find_job, require_unused
+from ppml_airflow.broker.service.evidence import VerifiedAhead, remember_collateral, verify_ahead
+from ppml_airflow.broker.service.issuing import issue, new_lease
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.service.sessions import challenge_of, load_session, spend
-from ppml_airflow.domain.documents import Lease, LeaseKeys
-from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError, VerificationError
+from ppml_airflow.broker.service.sets import ask_as_member, verify_others_ahead
+from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, PpmlError, UnavailableError, VerificationError
 from ppml_airflow.protocol.messages import Attest, LeaseAnswer
 from ppml_airflow.provenance.passport import EvidenceRecord
-from ppml_airflow.sealing import wrapping
-from ppml_airflow.sealing.datasets import dataset_wrap, open_data_key
-from ppml_airflow.units import Digest, format_instant
-
-RELEASE_KEK = "release-keys"
-"""The key at the KMS under which release keys are wrapped."""
+from ppml_airflow.units import format_instant
 
 
 def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswer:
@@ -51,9 +40,10 @@ def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswe
         VerificationError: the evidence is not authentic, not fresh or not of this job.
         PolicyDeniedError: a rule says no.
         MalformedInputError: what was handed in as a quote or a key is none.
-        UnavailableError: an output is being written by another run; the nonce stays unspent.
+        UnavailableError: an output is being written by another run, or a set is not complete; the nonce stays unspent.
     """
     denied: PpmlError
+    others = verify_others_ahead(broker, request=request)
     ahead = verify_ahead(broker, session_id=session_id, request=request)
     with broker.decision() as ledger:
         session = load_session(ledger, session_id=session_id)
@@ -64,10 +54,14 @@ def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswe
         try:
             where = find_job(ledger, request.binding.job_digest)
             with ledger.log.savepoint():
-                answer = _judge(broker, ledger, session=session, request=request, where=where, ahead=ahead)
+                answer = _judge(
+                    broker, ledger, session=session, request=request, where=where, ahead=ahead, others=others
+                )
             remember_collateral(ledger, ahead=ahead)
-            spend(ledger, session_id=session_id, answer=answer)
-            return answer
+            if isinstance(answer, LeaseAnswer):
+                spend(ledger, session_id=session_id, answer=answer)
+                return answer
+            denied = answer  # who waits is written down, and the nonce stays unspent
         except (VerificationError, PolicyDeniedError, MalformedInputError) as error:
             remember_collateral(ledger, ahead=ahead)
             spend(ledger, session_id=session_id, answer=None)
@@ -84,30 +78,21 @@ def _judge(
     request: Attest,
     where: tuple[str, str],
     ahead: VerifiedAhead | None,
-) -> LeaseAnswer:
-    binding = request.binding
-    # 1 fresh: this session's nonce, which opens to B; B's key K signed the request and is the attested key
-    require_fresh(challenge_of(session), binding=binding, signature=request.signature, now=ledger.now)
-    if session.quote is None or session.tee_pubkey != canonical.encode(public_jwk(binding.signing_key)):
-        raise VerificationError("evidence is missing, or attests another key than K", code="other_key")
-    # 2 the job that the broker itself computes is the one that B names
-    case = load_case(ledger, session=session, request=request, where=where)
-    require_job(binding, job=case.job)
-    # 3 the approval in force covers it, and it is its turn
-    in_force = ledger.approval_in_force(case.approval.pipeline)
-    require_in_force(case.approval, digest=case.run.approval, in_force=in_force, now=ledger.now)
-    require_turn(case.step, approval=case.approval, run=case.run, state=case.state, now=ledger.now)
-    # 4 the quote is authentic, covers nonce and K, and the policy in force accepts it
-    record = appraise_case(broker, case, ahead=ahead)
+    others: Mapping[str, VerifiedAhead],
+) -> LeaseAnswer | UnavailableError:
+    # 1 to 4 the evidence: fresh, of the broker's own job, in its turn, authentic and accepted
+    case, record = accept(broker, ledger, session=session, request=request, where=where, ahead=ahead)
     # 5 preflight: a grant, no key. job: the gate, attempts, runs, outputs; then the lease
-    if binding.role == "preflight":
+    # member: the same, when the whole set is there
+    if request.binding.role == "preflight":
         return _grant(case, record)
-    if binding.role != "job":
-        raise PolicyDeniedError(f"role {binding.role} is not served here", code="role_unknown")
+    require_role(request.binding, step=case.step)
     committed = committed_receipt(case)
     if committed is not None:
         return LeaseAnswer(granted_until=None, lease=None, sealed_keys=None, receipt=ledger.envelope(committed))
     require_unused(case)
+    if request.binding.role == "member":
+        return ask_as_member(broker, case, record, ahead=others)
     require_lease_allowed(
         case.step,
         approval=case.approval,
@@ -116,7 +101,9 @@ def _judge(
         state=case.state,
         now=ledger.now,
     )
-    return _lease(broker, case, record)
+    lease = new_lease(case)
+    end_open_attempts(ledger, run_id=case.run.run_id, step=case.step.name, outcome="fenced")
+    return issue(broker, case, record, lease=lease)
 
 
 def _require_repeated(session: sa.Row[Any], *, request: Attest, ledger: Ledger) -> None:
@@ -136,60 +123,3 @@ def _grant(case: Case, record: EvidenceRecord) -> LeaseAnswer:
     store.insert(connection, store.granted, **place, **values)
     write_attempt(ledger, record, run_id=case.run.run_id, outcome="granted")
     return LeaseAnswer(granted_until=expires, lease=None, sealed_keys=None, receipt=None)
-
-
-def _lease(broker: Broker, case: Case, record: EvidenceRecord) -> LeaseAnswer:
-    ledger = case.ledger
-    lease = draw_up_lease(
-        lease_id=secrets.token_hex(16),
-        binding=case.request.binding,
-        job=case.job,
-        step=case.step,
-        approval=case.approval,
-        run=case.run,
-        state=case.state,
-        certificates=case.certificates,
-        now=ledger.now,
-    )
-    keys = LeaseKeys(
-        data_keys={pinned.dataset: _data_key(broker, case, pinned.manifest) for pinned in lease.inputs},
-        release_keys={output.dataset: wrapping.new_key() for output in lease.outputs},
-    )
-    envelope = broker.signing_key.sign(lease)
-    end_open_attempts(ledger, run_id=case.run.run_id, step=case.step.name, outcome="fenced")
-    _reserve(broker, case, lease=lease, release_keys=dict(keys.release_keys))
-    store.update(ledger.connection, store.run, where={"run_id": case.run.run_id}, counted=True)
-    ledger.put(envelope, kind="lease", run_id=case.run.run_id)
-    write_attempt(ledger, record, run_id=case.run.run_id, outcome="open", lease=lease, lease_digest=envelope.digest)
-    sealed = wrapping.hpke_seal(
-        canonical.encode(keys), to=case.request.binding.sealing_key, info=wrapping.lease_info(envelope.digest)
-    )
-    return LeaseAnswer(granted_until=None, lease=envelope, sealed_keys=sealed, receipt=None)
-
-
-def _data_key(broker: Broker, case: Case, digest: Digest) -> bytes:
-    """Unwrap an input's data key: from its committed manifest only, under that dataset's own key (confused deputy)."""
-    _, manifest = case.ledger.committed_manifest(digest)
-    serial = dataset_wrap(manifest).serial
-    certificate = case.certificates.by_serial.get(serial)
-    if certificate is None or certificate.role != "dataset" or certificate.subject != manifest.dataset:
-        raise VerificationError(f"data key of {manifest.dataset} is wrapped to another dataset", code="wrong_wrap")
-    context = wrapping.dataset_key_context(
-        domain_id=broker.domain.domain_id, dataset=manifest.dataset, kek_id=certificate.kek_id
-    )
-    private = broker.kms.unwrap(broker.wrapped_dataset_key(serial), key_id=certificate.kek_id, context=context)
-    return open_data_key(manifest, key=wrapping.SealingKey.from_private_bytes(private), kek_id=certificate.kek_id)
-
-
-def _reserve(broker: Broker, case: Case, *, lease: Lease, release_keys: dict[str, bytes]) -> None:
-    connection = case.ledger.connection
-    for output in lease.outputs:
-        end_silent_holder(case.ledger, dataset=output.dataset)
-        reserved = {"dataset": output.dataset, "version": output.version, "lease_id": lease.lease_id}
-        store.insert(connection, store.reservation, **reserved)
-        context = wrapping.release_key_context(
-            domain_id=broker.domain.domain_id, lease_id=lease.lease_id, dataset=output.dataset
-        )
-        wrapped = broker.kms.wrap(release_keys[output.dataset], key_id=RELEASE_KEK, context=context)
-        kept = {"lease_id": lease.lease_id, "dataset": output.dataset, "wrapped": wrapped}
-        store.insert(connection, store.release_key, **kept)

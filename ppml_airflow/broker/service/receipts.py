@@ -10,11 +10,17 @@ from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.approvals import require_in_force
 from ppml_airflow.broker.decisions.leases import lease_state
-from ppml_airflow.broker.decisions.receipts import require_lease_current, require_output_manifest, require_receipt
-from ppml_airflow.broker.service.attempts import free_reservations
+from ppml_airflow.broker.decisions.receipts import (
+    require_leader,
+    require_lease_current,
+    require_output_manifest,
+    require_receipt,
+)
+from ppml_airflow.broker.service.attempts import end_set, free_reservations
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.service.pinning import pin_committed
+from ppml_airflow.broker.service.sets import members_of
 from ppml_airflow.broker.service.status import status_of
 from ppml_airflow.domain.documents import Lease, Receipt, Step
 from ppml_airflow.domain.jobs import require_step
@@ -55,12 +61,15 @@ def commit_receipt(broker: Broker, *, request: Commit) -> StepStatus:
             now=ledger.now,
         )
         require_lease_current(lease, **_lease_standing(ledger, row))
-        require_receipt(receipt, lease=lease, step=step)
+        require_leader(receipt, member=row.member)
+        require_receipt(receipt, lease=lease, step=step, members=members_of(ledger, row.set_id))
         _commit_outputs(broker, ledger, request=request, receipt=receipt, lease=lease, step=step, key=key)
         free_reservations(ledger, lease_id=lease.lease_id)
         outcome = "committed" if receipt.outcome == "ok" else receipt.outcome
         ended = {"outcome": outcome, "receipt": request.receipt.digest}
         store.update(ledger.connection, store.attempt, where={"id": row.id}, **ended)
+        if row.set_id is not None:
+            end_set(ledger, set_id=row.set_id)
         ledger.put(request.receipt, kind="receipt", run_id=run.run_id)
         return status_of(broker, ledger, approval=approval, run=run, step=step)
 
@@ -100,7 +109,8 @@ def check_lease(broker: Broker, *, lease_id: str) -> LeaseStatus:
     with broker.decision() as ledger:
         row = _attempt_of(ledger, lease_id)
         store.update(ledger.connection, store.attempt, where={"id": row.id}, seen=ledger.time)
-        return LeaseStatus(state=lease_state(ledger.lease(row.lease), **_lease_standing(ledger, row)))
+        state = lease_state(ledger.lease(row.lease), **_lease_standing(ledger, row))
+        return LeaseStatus(state=state, members=members_of(ledger, row.set_id))
 
 
 def _attempt_of(ledger: Ledger, lease_id: str) -> sa.Row[Any]:
@@ -112,10 +122,10 @@ def _attempt_of(ledger: Ledger, lease_id: str) -> sa.Row[Any]:
 
 def _lease_standing(ledger: Ledger, row: sa.Row[Any]) -> dict[str, Any]:
     """The arguments by which `lease_state` judges."""
-    jobs = [attempt for attempt in ledger.attempts(row.run_id, row.step) if attempt.role == "job"]
+    leased = [attempt for attempt in ledger.attempts(row.run_id, row.step) if attempt.lease_id is not None]
     run = ledger.run_row(row.run_id)
     return {
-        "current_attempt": jobs[-1].attempt,
+        "current_attempt": leased[-1].attempt,
         "outcome": row.outcome,
         "closed": run.closed is not None,
         "epoch": ledger.epoch,

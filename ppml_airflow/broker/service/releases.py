@@ -10,7 +10,7 @@ from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.leases import recipient_certificate
 from ppml_airflow.broker.service.broker import Broker
-from ppml_airflow.broker.service.leases import RELEASE_KEK
+from ppml_airflow.broker.service.issuing import RELEASE_KEK
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.domain.documents import Release, Run
 from ppml_airflow.domain.jobs import require_step

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from ppml_airflow.broker.service import changes, closing, leases, logs, owners, receipts, releases, runs
+from ppml_airflow.broker.service import changes, closing, leases, logs, owners, receipts, releases, runs, sets
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError
@@ -23,6 +23,7 @@ from ppml_airflow.protocol.messages import (
     DomainView,
     LeaseAnswer,
     LeaseStatus,
+    OpenedSet,
     OpenRun,
     Published,
     ReleaseAnswer,
@@ -286,6 +287,14 @@ ROUTES: tuple[Route, ...] = (
         summary="CANCEL: fence the open attempt",
         handle=_step(runs.cancel),
         answer=StepStatus,
+        needs_token=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/runs/{{run_id}}/steps/{{step}}/sets",
+        summary="Open a set: what its members are started with",
+        handle=_step(sets.open_set),
+        answer=OpenedSet,
         needs_token=True,
     ),
     Route(

@@ -12,8 +12,10 @@ from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.runs import missing_inputs
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.ledger import Ledger
+from ppml_airflow.broker.service.sets import count_waiting
 from ppml_airflow.domain.documents import Approval, Receipt, Run, Step
 from ppml_airflow.domain.jobs import earlier_steps
+from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.protocol.messages import Published, RunView, StepState, StepStatus
 from ppml_airflow.units import parse_instant
 
@@ -36,7 +38,7 @@ def view_of(broker: Broker, ledger: Ledger, *, run: Run) -> RunView:
 def status_of(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run, step: Step) -> StepStatus:
     """The state of a step, from its rows."""
     attempts = ledger.attempts(run.run_id, step.name)
-    jobs = [row for row in attempts if row.role == "job"]
+    jobs = [row for row in attempts if row.lease_id is not None and row.member in (None, LEADER)]
     last = jobs[-1] if jobs else None
     denial = _last_denial(ledger, run_id=run.run_id, step=step.name, after=attempts[-1].id if attempts else 0)
     granted = _is_granted(ledger, run=run, step=step)
@@ -51,10 +53,9 @@ def status_of(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run, s
         state, waiting_for, code = ("failed", "", "lease_expired") if expired else ("running", "receipt", "")
     elif last is not None:
         state, code = ("cancelled", "cancelled") if last.outcome == "cancelled" else ("failed", last.outcome)
-    elif granted:
-        state, waiting_for = "granted", "lease"
     else:
-        waiting_for = _waiting_for(ledger, approval=approval, run=run, step=step)
+        state = "granted" if granted else "waiting"
+        waiting_for = _waiting_for(ledger, approval=approval, run=run, step=step, granted=granted)
     committed = last if last is not None and state == "committed" else None
     return StepStatus(
         run_id=run.run_id,
@@ -72,7 +73,12 @@ def status_of(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run, s
     )
 
 
-def _waiting_for(ledger: Ledger, *, approval: Approval, run: Run, step: Step) -> str:
+def _waiting_for(ledger: Ledger, *, approval: Approval, run: Run, step: Step, granted: bool) -> str:
+    attested = count_waiting(ledger, run_id=run.run_id, step=step.name) if step.members > 1 else 0
+    if attested:
+        return f"members: {attested} of {step.members} have attested"
+    if granted:
+        return "lease"
     missing = missing_inputs(step, pinned=ledger.pinned(run.run_id, step.name))
     if missing:
         return "inputs: " + ", ".join(missing)

@@ -15,6 +15,7 @@ from ppml_airflow.broker.store.tables import (
     log,
     log_node,
     manifest,
+    member_set,
     passport,
     pinned,
     pins,
@@ -26,6 +27,7 @@ from ppml_airflow.broker.store.tables import (
     run,
     seen_number,
     session,
+    waiting_member,
 )
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "log",
     "log_node",
     "manifest",
+    "member_set",
     "one",
     "passport",
     "pinned",
@@ -59,4 +62,5 @@ __all__ = [
     "seen_number",
     "session",
     "update",
+    "waiting_member",
 ]

@@ -115,7 +115,29 @@ attempt = sa.Table(
     sa.Column("signing_key", sa.LargeBinary),
     sa.Column("seen", sa.String, nullable=False),
     sa.Column("receipt", sa.String),
+    sa.Column("set_id", sa.String, index=True),
+    sa.Column("member", sa.Integer),
 )
+member_set = sa.Table(
+    "member_set",
+    SCHEMA,
+    sa.Column("set_id", sa.String, primary_key=True),
+    sa.Column("run_id", sa.String, nullable=False, index=True),
+    sa.Column("step", sa.String, nullable=False),
+    sa.Column("attempt", sa.Integer),
+    sa.Column("secret", sa.LargeBinary),
+)
+"""A set by its id. `attempt` once it was whole and has its leases; `secret` wrapped by the KMS while that is open."""
+waiting_member = sa.Table(
+    "waiting_member",
+    SCHEMA,
+    sa.Column("set_id", sa.String, primary_key=True),
+    sa.Column("member", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("session_id", sa.String, nullable=False),
+    sa.Column("request", sa.LargeBinary, nullable=False),
+    sa.Column("seen", sa.String, nullable=False),
+)
+"""Members whose evidence was accepted and who wait for the rest of their set."""
 reservation = sa.Table(
     "reservation",
     SCHEMA,

@@ -185,7 +185,7 @@ def _step(request: LaunchRequest) -> _Step:
     """What the request's documents say of the step. Not verified here: it only chooses among what is ours."""
     step: Step = require_step(canonical.decode(request.bundle.approval.payload, into=Approval), name=request.step)
     writes = {output.dataset for output in step.outputs}
-    if request.role == "job":
+    if request.role != "preflight":
         run = canonical.decode(request.bundle.run.payload, into=Run)
         writes.add(f"logs/{run.run_id}")
     reads = frozenset(item.dataset for item in step.inputs)
