@@ -14,12 +14,14 @@ from airflow.sdk import BaseOperator
 from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Disclosure, Input, Limits, Output, Param, Step, TextParam
 from ppml_airflow.enclaves.runtimes.docker import DockerRuntime
+from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
 from ppml_airflow.enclaves.runtimes.registry import require_supported
+from ppml_airflow.enclaves.runtimes.sets import SetOfGuests
 from ppml_airflow.errors import ConfigurationError, PpmlError
 from ppml_airflow.operators.errors import airflow_errors
 from ppml_airflow.operators.guest_trigger import GuestTrigger
 from ppml_airflow.operators.hook import PpmlHook
-from ppml_airflow.operators.launches import describe_event, launch_request, require_not_refused
+from ppml_airflow.operators.launches import describe_event, launch_request, require_not_refused, set_requests
 from ppml_airflow.operators.runs import open_run
 from ppml_airflow.operators.triggers import require_no_problem
 from ppml_airflow.units import spell_trust
@@ -96,7 +98,7 @@ class EnclaveOperator(BaseOperator):
         if unknown:
             raise ConfigurationError(f"folders= names {unknown[0]}, which is none of the outputs {sorted(outputs)}")
         if runtime is not None:
-            require_supported(image, runtime=runtime)
+            require_supported(image, runtime=runtime, members=members)
         self.inputs = tuple(inputs)
         self.outputs_to: Mapping[str, tuple[str, ...]] = {
             dataset: tuple(recipients) for dataset, recipients in outputs.items()
@@ -235,12 +237,22 @@ class EnclaveOperator(BaseOperator):
         return members, replacements
 
     def _run(self, run_id: str, *, hook: PpmlHook, broker: BrokerClient) -> StepStatus:
+        runtime = hook.runtime(self.runtime, image=self.image, members=self.members)
+        if self.members > 1:
+            return self._run_set(run_id, hook=hook, broker=broker)
         request = launch_request(self, role="job", run_id=run_id, hook=hook, broker=broker)
-        runtime = hook.runtime(self.runtime, image=self.image)
         if isinstance(runtime, DockerRuntime):
             self._leave_to_trigger(runtime, request=request, hook=hook, run_id=run_id)
         self._at_work = (runtime.close, hook, run_id)
         runtime.run(request, on_event=self._show)
+        self._at_work = None
+        return broker.status(run_id, self.task_id)
+
+    def _run_set(self, run_id: str, *, hook: PpmlHook, broker: BrokerClient) -> StepStatus:
+        requests = set_requests(self, run_id=run_id, hook=hook, broker=broker)
+        guests = SetOfGuests(lambda: ProcessRuntime(Path(hook.quoting)), replacements=self.replacements)
+        self._at_work = (guests.close, hook, run_id)
+        guests.run(requests, on_event=self._show)
         self._at_work = None
         return broker.status(run_id, self.task_id)
 

@@ -88,7 +88,7 @@ class PpmlHook(BaseHook):
         """The socket of the quoting service."""
         return self._extra("quoting")
 
-    def runtime(self, name: str | None = None, *, image: str) -> ProcessRuntime | DockerRuntime:
+    def runtime(self, name: str | None = None, *, image: str, members: int = 1) -> ProcessRuntime | DockerRuntime:
         """The runtime that starts enclaves of an image: of this name, else the connection's.
 
         Raises:
@@ -97,7 +97,7 @@ class PpmlHook(BaseHook):
         from ppml_airflow.enclaves.runtimes.registry import find_runtime, require_supported
 
         chosen = name or str(self.connection.extra_dejson.get("runtime") or "process")
-        require_supported(image, runtime=chosen)
+        require_supported(image, runtime=chosen, members=members)
         return find_runtime(chosen, socket_path=Path(self.quoting))
 
     def test_connection(self) -> tuple[bool, str]:

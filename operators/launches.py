@@ -11,14 +11,19 @@ from ppml_airflow.errors import PolicyDeniedError, PpmlError
 from ppml_airflow.operators.hook import PpmlHook
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.launches import GuestEvent
-from ppml_airflow.protocol.messages import LaunchRequest, StepStatus
+from ppml_airflow.protocol.messages import LaunchRequest, StepStatus, members_of
 
 if TYPE_CHECKING:
     from ppml_airflow.operators.enclaves import EnclaveOperator
 
 
 def launch_request(
-    operator: EnclaveOperator, *, role: Literal["preflight", "job"], run_id: str, hook: PpmlHook, broker: BrokerClient
+    operator: EnclaveOperator,
+    *,
+    role: Literal["preflight", "job", "member"],
+    run_id: str,
+    hook: PpmlHook,
+    broker: BrokerClient,
 ) -> LaunchRequest:
     """What a runtime is asked to start.
 
@@ -37,6 +42,15 @@ def launch_request(
         broker=hook.broker_url,
         storage=hook.storage,
     )
+
+
+def set_requests(
+    operator: EnclaveOperator, *, run_id: str, hook: PpmlHook, broker: BrokerClient
+) -> list[LaunchRequest]:
+    """What the members of a new set are started with."""
+    request = launch_request(operator, role="member", run_id=run_id, hook=hook, broker=broker)
+    opened = broker.open_set(run_id, operator.task_id)
+    return members_of(request, opened=opened)
 
 
 def _require_as_approved(operator: EnclaveOperator, *, approved: Step) -> None:

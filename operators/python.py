@@ -61,6 +61,8 @@ class TrustedPythonOperator(EnclaveOperator):
         if self.function is not None:
             self._take_function(given=tuple(inputs))
 
+    can_be_set = True
+
     @property
     def workload(self) -> str:
         """`python`."""

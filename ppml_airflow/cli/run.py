@@ -25,13 +25,15 @@ from ppml_airflow.cli.home import Home, write_private
 from ppml_airflow.cli.image import ensure_images
 from ppml_airflow.cli.simulated import airflow_token, ensure_simulated_domain
 from ppml_airflow.domain.documents import Approval, Step
-from ppml_airflow.enclaves.runtimes.registry import RUNTIMES, find_runtime
+from ppml_airflow.enclaves.runtimes.process import ProcessRuntime
+from ppml_airflow.enclaves.runtimes.registry import RUNTIMES, find_runtime, require_supported
 from ppml_airflow.enclaves.runtimes.runtime import EnclaveRuntime
+from ppml_airflow.enclaves.runtimes.sets import SetOfGuests
 from ppml_airflow.errors import PpmlError
 from ppml_airflow.protocol.agents import run_agent_task
 from ppml_airflow.protocol.client import BrokerClient, JsonClient
 from ppml_airflow.protocol.launches import GuestEvent
-from ppml_airflow.protocol.messages import LaunchRequest, OpenRun
+from ppml_airflow.protocol.messages import LaunchRequest, OpenRun, members_of
 from ppml_airflow.units import format_instant
 
 
@@ -68,6 +70,8 @@ def run_file(
         check_source(path)
     owner = ensure_simulated_domain(home, now=datetime.now(UTC))
     compiled, code = _compiled(home, file=file, dag_id=dag_id, domain_id=owner.domain.domain_id)
+    for step in compiled.steps:
+        require_supported(step.image, runtime=runtime, members=step.members)
     ensure_images(home, owner=owner, approval=compiled, runtime=runtime, say=say)
     datasets = sealed_datasets(compiled)
     known = {dataset: source_in_file(home, dataset) for dataset in datasets}
@@ -160,7 +164,12 @@ def _do_steps(
                 broker=f"unix:{home.socket('broker')}",
                 storage=str(home.storage),
             )
-            result = enclaves.run(launch, on_event=_telling(step, role=role, say=say))
+            if role == "job" and step.members > 1:
+                members = members_of(launch, opened=broker.open_set(run_id, step.name))
+                guests = SetOfGuests(lambda: ProcessRuntime(home.socket("quoting")), replacements=step.replacements)
+                result = guests.run(members, on_event=_telling(step, role=role, say=say))
+            else:
+                result = enclaves.run(launch, on_event=_telling(step, role=role, say=say))
             say(f"step {step.name}: {role} {result.state}")
     delivered = sorted(delivery_sinks(home, approval=approval))
     _ask_agent(home, "recipient", verb="deliver", names=delivered, run_id=run_id, say=say)

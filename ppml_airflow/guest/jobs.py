@@ -32,7 +32,7 @@ from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.sealing.outputs import OutputSeal, seal_files_output, seal_table_output
 from ppml_airflow.sealing.versions import SealedVersion
 from ppml_airflow.units import Digest, Name, parse_instant
-from ppml_airflow.workloads.cluster import ClusterKeys
+from ppml_airflow.workloads.cluster import Cluster, ClusterKeys, messages_folder
 from ppml_airflow.workloads.job import (
     FileKey,
     FilesInput,
@@ -204,7 +204,7 @@ def _compute(leased: LeasedJob, *, seals: Mapping[Name, OutputSeal]) -> tuple[Jo
     def open_files(dataset: str) -> Iterator[tuple[str, bytes]]:
         return prepared.inputs[dataset].read_files(data_key=keys.data_keys[dataset])
 
-    cluster = None if keys.cluster_secret is None else ClusterKeys.derive(keys.cluster_secret)
+    cluster = None if keys.cluster_secret is None else _cluster(leased, secret=keys.cluster_secret)
     try:
         result = prepared.workload.run(
             keys=JobKeys(read=read, write=write, open_files=open_files, cluster=cluster),
@@ -214,6 +214,17 @@ def _compute(leased: LeasedJob, *, seals: Mapping[Name, OutputSeal]) -> tuple[Jo
         _write_log(prepared.log, error)
         return JobResult(outcome="job_failed"), "guest_failed"
     return result, result.outcome
+
+
+def _cluster(leased: LeasedJob, *, secret: bytes) -> Cluster:
+    prepared, binding = leased.prepared, leased.identity.binding
+    return Cluster(
+        keys=ClusterKeys.derive(secret),
+        folder=messages_folder(prepared.storage, set_id=binding.set_id),
+        set_id=binding.set_id,
+        index=binding.index,
+        members=prepared.bundle.step.members,
+    )
 
 
 def _seal(

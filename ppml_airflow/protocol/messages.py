@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from ppml_airflow.canonical import Document
@@ -169,6 +170,14 @@ class OpenedSet(Document, frozen=True, kw_only=True):
 
     set_id: HexId
     members: int
+
+
+def members_of(request: LaunchRequest, *, opened: OpenedSet) -> list[LaunchRequest]:
+    """The request of each member of a set, which differ in nothing but the index."""
+    return [
+        msgspec.structs.replace(request, role="member", set_id=opened.set_id, index=index)
+        for index in range(opened.members)
+    ]
 
 
 class LeaseStatus(Document, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from ppml_airflow import canonical
+from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, VerificationError
 from ppml_airflow.sealing.columns import columns_of
 from ppml_airflow.sealing.manifest import Directory
@@ -33,8 +34,9 @@ class Contents:
     def __init__(self, job: WorkloadJob) -> None:
         self._tables = {table.view: table for table in job.inputs if not table.is_stream}
         self._folders = {granted.dataset for granted in job.files}
-        self._outputs = {table.dataset: 1 for table in job.outputs}
-        self._output_folders = {folder.dataset: folder.files for folder in job.folders}
+        writes = job.index == LEADER
+        self._outputs = {table.dataset: 1 for table in job.outputs if writes}
+        self._output_folders = {folder.dataset: folder.files for folder in job.folders if writes}
         self._limit = self._left = job.limits.memory_mib * MIB
         self._keys: JobKeys | None = None
         self._opened: dict[str, dict[str, int]] = {}

@@ -2,8 +2,9 @@
 
 One JSON object a line. A process may ask for the key of a granted part (`read`) or of a part of an output (`write`);
 for the files (`open`) or the rows (`table`) of an input, or for a file to write (`create`), each a descriptor of a
-file in memory; disclose a count, say how it failed, or, once, offer itself for control. It never gets a data key;
-before the lease, and for whatever else it names, it gets `refused`. Messages and vectors: `jvm/README.md`.
+file in memory; in a set, send something to the other members (`mail`, `post`) or wait for it (`hear`); disclose a
+count, say how it failed, or, once, offer itself for control. It never gets a data key; before the lease, and for
+whatever else it names, it gets `refused`. Messages and vectors: `jvm/README.md`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ppml_airflow.errors import ConfigurationError, MalformedInputError, PolicyD
 from ppml_airflow.units import KIB, MIB
 from ppml_airflow.workloads.contents import TABLE, Contents
 from ppml_airflow.workloads.job import FileKey, JobKeys, TableInput, WorkloadJob
+from ppml_airflow.workloads.mailbox import Mailbox
 
 SOCKET_NAME = "guest.sock"
 _MAX_LINE = MIB
@@ -90,6 +92,7 @@ class GuestSocket:
     def __init__(self, private: Path, *, job: WorkloadJob) -> None:
         self.control: queue.Queue[Connection] = queue.Queue()
         self.contents = Contents(job)
+        self.mailbox = Mailbox(job)
         self.disclosed: dict[str, int] = {}
         self.failure: object = None
         self._private = private
@@ -107,12 +110,14 @@ class GuestSocket:
     def arm(self, keys: JobKeys, *, on_progress: Callable[[int], None]) -> None:
         """Give out keys and contents from now on."""
         self.contents.arm(keys)
+        self.mailbox.arm(keys.cluster)
         with self._lock:
             self._keys, self._on_progress = keys, on_progress
 
     def close(self) -> None:
         """Stop listening; forget the keys and all contents."""
         self.contents.close()
+        self.mailbox.close()
         with self._lock:
             self._keys = None
         with contextlib.suppress(OSError):
@@ -157,6 +162,8 @@ class GuestSocket:
                 return _key_answer(self._write_key(Path(path)))
             case {"op": "open" | "table" | "create", "dataset": str()}:
                 return self._contents_answer(message)
+            case {"op": "mail" | "post" | "hear"}:
+                return self._mail_answer(message)
             case {"op": "disclose", "name": str(name), "value": int(value)}:
                 self.disclosed[name] = value
                 return Answer({"done": True})
@@ -175,6 +182,24 @@ class GuestSocket:
         except ConfigurationError as error:
             self.failure = error.code
         return Answer({"refused": self.failure})
+
+    def _mail_answer(self, message: Mapping[str, Any]) -> Answer:
+        try:
+            match message:
+                case {"op": "mail"}:
+                    mail, descriptor = self.mailbox.new()
+                    return Answer({"mail": mail}, descriptor)
+                case {"op": "post", "mail": int(mail), "turn": int(turn)}:
+                    self.mailbox.post(mail, turn=turn)
+                    return Answer({"done": True})
+                case {"op": "hear", "turn": int(turn), "sender": int(sender)}:
+                    return _sized_answer(self.mailbox.hear(turn=turn, sender=sender))
+        except PolicyDeniedError as error:
+            return Answer({"refused": error.code})
+        except (VerificationError, ConfigurationError) as error:
+            self.failure = "input_corrupt" if isinstance(error, VerificationError) else error.code
+            return Answer({"refused": self.failure})
+        return Answer({"refused": "malformed"})
 
     def _content(self, message: Mapping[str, Any]) -> Answer:
         match message:

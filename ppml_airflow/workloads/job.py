@@ -17,7 +17,7 @@ from ppml_airflow.domain.documents import Limits
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.sealing.tables import file_key
-from ppml_airflow.workloads.cluster import ClusterKeys
+from ppml_airflow.workloads.cluster import Cluster
 from ppml_airflow.workloads.vocabulary import Outcome
 
 TypedValue = int | str | bool | Decimal | date
@@ -130,8 +130,8 @@ class JobKeys:
     """Of (output dataset, relative path such as `part-00000`)."""
     open_files: Callable[[str], Iterator[tuple[str, bytes]]] = _grant_no_files
     """Name and content of each file of a `FilesInput`, one by one, each authentic and in memory only."""
-    cluster: ClusterKeys | None = field(default=None, repr=False)
-    """What the members of a set speak under; None without one."""
+    cluster: Cluster | None = field(default=None, repr=False)
+    """The way to the other members of a set; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

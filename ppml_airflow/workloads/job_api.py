@@ -9,7 +9,8 @@
     write("report", report)
 
 `table` reads an input that is a table, `files` and `read_file` one that is a folder of files; `write` and `save_file`
-write outputs; `disclose` offers a count that the approval lets out. Contents go through memory, never through a disk.
+write outputs; `disclose` offers a count that the approval lets out. In a set `gather` and `broadcast` bring bytes to
+its first member and from it. Contents go through memory, never through a disk.
 
 Works only inside a job that a guest started. It lies in engines' own environments too: the standard library alone, and
 the syntax of Python 3.9.
@@ -83,11 +84,7 @@ def files(dataset: str) -> tuple[str, ...]:
 def read_file(dataset: str, name: str) -> bytes:
     """Content of one file of an input."""
     answer, descriptor = ask({"op": "open", "dataset": dataset, "file": name})
-    content = bytearray()
-    with os.fdopen(_held(descriptor), "rb", buffering=0) as file:
-        while len(content) < answer["size"]:
-            content += os.pread(file.fileno(), answer["size"] - len(content), len(content))
-    return bytes(content)
+    return _content(answer["size"], descriptor)
 
 
 def table(dataset: str) -> pa.Table:
@@ -136,11 +133,48 @@ def disclose(name: str, value: int) -> None:
     ask({"op": "disclose", "name": name, "value": int(value)})
 
 
+def members() -> int:
+    """How many enclaves do this job together; 1 = no set."""
+    count: int = description().get("members", 1)
+    return count
+
+
+def member() -> int:
+    """Which of them this one is, from 0. The first leads: it alone writes outputs."""
+    index: int = description().get("index", 0)
+    return index
+
+
+def gather(data: bytes) -> list[bytes]:
+    """Bring the bytes of all members to the leader, which gets them in order; the others get nothing.
+
+    All members call `gather` and `broadcast` in the same order.
+    """
+    turn = _next_turn()
+    if member():
+        _post(data, turn=turn)
+        return []
+    return [data, *(_hear(turn=turn, sender=sender) for sender in range(1, members()))]
+
+
+def broadcast(data: bytes = b"") -> bytes:
+    """Bring the leader's bytes to all members; what the others give is not looked at.
+
+    All members call `gather` and `broadcast` in the same order.
+    """
+    turn = _next_turn()
+    if member():
+        return _hear(turn=turn, sender=0)
+    if members() > 1:
+        _post(data, turn=turn)
+    return data
+
+
 def run_function(function: Callable[..., Any]) -> None:
     """Call a function with the inputs and params that its parameters name, and write what it returns.
 
     A table is a pandas data frame, a folder `{name: bytes}`. One output is returned as it is, several as
-    `{dataset: output}`; None if it has written them itself.
+    `{dataset: output}`; None if it has written them itself. Of a set, what the leader returns is written.
     """
     arguments = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -149,7 +183,7 @@ def run_function(function: Callable[..., Any]) -> None:
         elif parameter.default is parameter.empty or name in description()["inputs"]:
             arguments[name] = _input(name)
     found = function(**arguments)
-    if found is None:
+    if found is None or member():
         return
     outputs = description()["outputs"]
     for dataset, output in ({outputs[0]: found} if len(outputs) == 1 else found).items():
@@ -220,6 +254,34 @@ def tell_last_words(kind: type[BaseException], error: BaseException, trace: Trac
 
 
 # ---------------------------------------------------------------- inside
+
+
+_turns = [0]
+
+
+def _next_turn() -> int:
+    _turns[0] += 1
+    return _turns[0] - 1
+
+
+def _post(data: bytes, *, turn: int) -> None:
+    answer, descriptor = ask({"op": "mail"})
+    with os.fdopen(_held(descriptor), "wb") as file:
+        file.write(data)
+    ask({"op": "post", "mail": answer["mail"], "turn": turn})
+
+
+def _hear(*, turn: int, sender: int) -> bytes:
+    answer, descriptor = ask({"op": "hear", "turn": turn, "sender": sender})
+    return _content(answer["size"], descriptor)
+
+
+def _content(size: int, descriptor: int | None) -> bytes:
+    content = bytearray()
+    with os.fdopen(_held(descriptor), "rb", buffering=0) as file:
+        while len(content) < size:
+            content += os.pread(file.fileno(), size - len(content), len(content))
+    return bytes(content)
 
 
 def _input(name: str) -> Any:

@@ -21,7 +21,7 @@ WORKLOADS = {
 """Where each lies, below `ppml_airflow.workloads`; loaded when used, for an image has only what its engine needs."""
 
 
-SETS: frozenset[str] = frozenset()
+SETS = frozenset({"python"})
 """Those that run a job in several enclaves."""
 
 

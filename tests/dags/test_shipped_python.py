@@ -33,6 +33,11 @@ def test_the_function_is_approved_by_its_source() -> None:
     assert (step.image, step.workload) == ("python", "python")
 
 
+def test_the_set_is_approved_with_its_members() -> None:
+    _, step = compiled("enclave_set", "group_together", params={}, inputs=())
+    assert (step.members, step.replacements, step.workload) == (3, 1, "python")
+
+
 def test_the_inference_is_approved_by_what_it_binds() -> None:
     score = DecimalParam(minimum="0", maximum="1", default="0.5")
     inputs = tuple(Input(dataset=name, version="this-run") for name in ("detector", "samples"))
@@ -43,7 +48,7 @@ def test_the_inference_is_approved_by_what_it_binds() -> None:
     assert (step.image, step.workload) == ("inference", "inference")
 
 
-@pytest.mark.parametrize("dag_id", ["enclave_task", "batch_inference"])
+@pytest.mark.parametrize("dag_id", ["enclave_task", "enclave_set", "batch_inference"])
 def test_a_dag_is_parsed_fast(dag_id: str) -> None:
     load_dag(DAGS / f"{dag_id}.py", dag_id=dag_id)
     times = []

@@ -78,7 +78,7 @@ def test_members_share_keys_that_are_not_the_secret_itself(members: list[GuestWo
     run_all(members, requests(members[0], run_id))
     workloads = [guests.workload for guests in members]
     clusters = [workload.keys.cluster for workload in workloads if workload is not None]
-    assert len({cluster.messages for cluster in clusters if cluster is not None}) == 1
+    assert len({cluster.keys.messages for cluster in clusters if cluster is not None}) == 1
     assert [workload.job.index for workload in workloads if workload is not None] == [0, 1, 2]
     assert all("messages" not in repr(cluster) for cluster in clusters)
 

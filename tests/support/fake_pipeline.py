@@ -34,6 +34,7 @@ from ppml_airflow.protocol.messages import (
     Bundle,
     Changes,
     LaunchRequest,
+    OpenedSet,
     OpenRun,
     Published,
     RunView,
@@ -170,6 +171,9 @@ class FakePipelineBroker(HttpFake):
             case "POST", ["runs", run_id, "steps", step, "cancel"]:
                 self.cancelled.append(step)
                 return self._status(run_id, step)
+            case "POST", ["runs", _, "steps", step, "sets"]:
+                found = self._approved().step(step)
+                return OpenedSet(set_id="5" * 32, members=found.members if found else 1)
             case "POST", ["runs", run_id, "close"]:
                 self.closed.append(run_id)
                 return self._signed(self._closed(run_id))

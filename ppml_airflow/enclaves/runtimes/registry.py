@@ -27,12 +27,18 @@ def find_runtime(name: str, *, socket_path: Path) -> ProcessRuntime | DockerRunt
     return RUNTIMES[name](socket_path)
 
 
-def require_supported(image: str, *, runtime: str) -> None:
-    """Refuse an image that a runtime cannot start, before anything is sealed, sent or started for it.
+def require_supported(image: str, *, runtime: str, members: int = 1) -> None:
+    """Refuse an image or a set that a runtime cannot start, before anything is sealed, sent or started for it.
 
     Raises:
-        ConfigurationError: code `engine_unsupported`.
+        ConfigurationError: code `engine_unsupported` or `set_unsupported`.
     """
+    if runtime == "docker" and members > 1:
+        raise ConfigurationError(
+            f"the docker runtime starts no sets, and this one has {members} members",
+            code="set_unsupported",
+            hint='use runtime="process" for the step',
+        )
     if runtime == "docker" and image in PROCESS_ONLY:
         raise ConfigurationError(
             f"image {image} is one that the docker runtime does not run",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.sealing.columns import schema_of
 from ppml_airflow.sealing.manifest import Column
@@ -60,6 +61,8 @@ class PythonProcess:
             | {granted.dataset: "files" for granted in job.files},
             "outputs": [*(table.dataset for table in job.outputs), *(folder.dataset for folder in job.folders)],
             "schemas": schemas,
+            "members": job.members,
+            "index": job.index,
             **more,
         }
         write_private(self._process.private / "conf" / "job.json", json.dumps(description))
@@ -86,6 +89,8 @@ class PythonProcess:
         outcome = process.wait()
         if outcome != "ok":
             return JobResult(outcome=outcome)
+        if self.job.index != LEADER:
+            return JobResult(outcome="ok")
         files = process.socket.contents.written_files()
         outputs = collect_tables(process, columns=self._columns, keys=keys)
         on_progress(100)
