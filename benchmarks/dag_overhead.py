@@ -27,8 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' installations
 
-from benchmarks.overhead_dags.spin import spin
 from benchmarks.guest_start import JAVA
+from benchmarks.overhead_dags.spin import spin
 from ppml_airflow.cli.agents import source_in_file
 from ppml_airflow.cli.home import Home
 from tests.support.commands import Commands
@@ -116,7 +116,7 @@ def _heard(installation: Installation, run_id: str, task: str) -> dict[str, floa
     """When a task logged each state of its guest first, in seconds."""
     heard: dict[str, float] = {}
     for entry in json.loads(installation.airflow.task_log(TRUSTED, run_id, task))["content"]:
-        said = str(entry.get("event", "")).removeprefix("step work: ").split(" ")[0]
+        said = str(entry.get("event", "")).removeprefix("step work: ").removesuffix(" 100 %")
         if entry.get("timestamp"):
             heard.setdefault(said, _moment(entry["timestamp"]).timestamp())
     return heard

@@ -26,7 +26,10 @@ def async_broker(hook: PpmlHook) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=CONNECTIONS)
     url, transport = hook.broker_url, None
     if url.startswith("unix:"):
-        url, transport = "http://local", httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=limits)
+        url, transport = (
+            "http://local",
+            httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=limits, verify=tls_context(url)),
+        )
     # A request may wait for those before it as long as it takes; once sent, it is answered or given up.
     timeout = httpx.Timeout(30.0, pool=None)
     return httpx.AsyncClient(

@@ -36,7 +36,7 @@ class Agent:
         with exclusive(settings.state):
             agent = cls(settings)
             agent._recipient.sweep()
-            with BrokerClient(settings.broker, timeout_s=5.0) as broker:
+            with BrokerClient(settings.broker, token=settings.token, timeout_s=5.0) as broker:
                 agent._owner.sweep(broker)
             yield agent
 
@@ -49,7 +49,7 @@ class Agent:
         """
         entry = self._entry(task)
         domain, now = self._settings.domain, datetime.now(UTC)
-        with BrokerClient(self._settings.broker) as broker:
+        with BrokerClient(self._settings.broker, token=self._settings.token) as broker:
             verified = fetch_run(broker, run_id=task.run_id, domain=domain, now=now)
             require_pipeline(verified.run, pipelines=entry.pipelines, name=f"{task.verb} {task.name}")
             if isinstance(entry, Seal):

@@ -65,6 +65,8 @@ class Settings:
     agent: str
     listen: str
     broker: str
+    token: str = field(repr=False)
+    """By which the broker knows the agent, and for which pipelines."""
     domain: Domain
     storage: Path
     state: Path
@@ -102,6 +104,7 @@ class _AgentFile(_Strict):
     agent: _Name
     listen: Annotated[str, Field(pattern=r"^(unix:.+|http://[^/:]+:\d{1,5})$")]
     broker: _Text
+    token_file: _Text
     domain: _Text
     storage: _Text
     producer_key: _Text | None = None
@@ -137,6 +140,7 @@ def load_settings(path: Path) -> Settings:
         agent=file.agent,
         listen=_address(file.listen, folder=folder),
         broker=broker,
+        token=_load_token(folder / file.token_file),
         domain=_load_domain(folder / file.domain),
         storage=folder / file.storage,
         state=folder / "state",
@@ -197,6 +201,19 @@ def source_of(entry: Seal, *, params: Mapping[str, ParamValue]) -> Path:
 
 def _address(address: str, *, folder: Path) -> str:
     return f"unix:{folder / address.removeprefix('unix:')}" if address.startswith("unix:") else address
+
+
+def _load_token(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"token {path} cannot be read: {type(error).__name__}",
+            hint="the holder of the broker lists the agent in its tokens file and gives its token",
+        ) from error
+    if not token.isascii() or not token.isprintable() or not token:
+        raise ConfigurationError(f"token {path} is empty or no line of printable ASCII")
+    return token
 
 
 def _load_domain(path: Path) -> Domain:

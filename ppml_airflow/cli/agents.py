@@ -121,6 +121,7 @@ def write_agent_files(
             "agent": agent,
             "listen": f"unix:{home.socket(f'{agent}-agent')}",
             "broker": broker,
+            "token_file": "token",
             "domain": str(home.domain_file),
             "storage": str(home.storage),
             **key,

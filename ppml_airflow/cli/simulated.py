@@ -17,7 +17,7 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import ImageReference, Policy
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.broker.service.callers import Caller, hash_token
-from ppml_airflow.cli.agents import OWNER, sealing_agents
+from ppml_airflow.cli.agents import OWNER, agents_of, sealing_agents
 from ppml_airflow.cli.home import Home, private_folder, write_private
 from ppml_airflow.cli.owner import CERTIFICATE_LIFETIME, Owner, root_key_files
 from ppml_airflow.domain.adhoc import open_right
@@ -47,7 +47,7 @@ def ensure_simulated_domain(home: Home, *, now: datetime, owners: int = 1, thres
     _sealing_key(home.agent("recipient") / "recipient.key")
     _sealing_key(home.owner / "log.key")
     _ensure_keystore(home)
-    _ensure_token(home)
+    _ensure_tokens(home)
     for folder in (home.storage, home.passports, home.run, home.airflow, home.dags):
         private_folder(folder)
     if not home.tee.exists():
@@ -242,9 +242,13 @@ def _ensure_keystore(home: Home) -> None:
         KeystoreFile.create(home.broker / "keystore.json", passphrase=load_passphrase(passphrase))
 
 
-def _ensure_token(home: Home) -> None:
-    token = home.airflow / "token"
-    if not token.exists():
-        write_private(token, secrets.token_urlsafe(32).encode() + b"\n")
-    callers = {hash_token(airflow_token(home)): Caller(name="airflow", pipelines=("*",))}
+def _ensure_tokens(home: Home) -> None:
+    """Give Airflow and each agent a token of its own."""
+    files = {"airflow": home.airflow / "token"}
+    files |= {f"{name}-agent": home.agent(name) / "token" for name in agents_of(home)}
+    callers = {}
+    for name, file in files.items():
+        if not file.exists():
+            write_private(file, secrets.token_urlsafe(32).encode() + b"\n")
+        callers[hash_token(file.read_text().strip())] = Caller(name=name, pipelines=("*",))
     write_private(home.broker / "tokens.json", canonical.encode(callers))

@@ -60,7 +60,7 @@ def endpoint(url: str) -> tuple[httpx.HTTPTransport | None, str]:
         ConfigurationError: neither http://, https:// nor unix:/path, or not a URL.
     """
     if url.startswith("unix:/"):
-        return httpx.HTTPTransport(uds=url.removeprefix("unix:")), "http://local"
+        return httpx.HTTPTransport(uds=url.removeprefix("unix:"), verify=tls_context(url)), "http://local"
     if url.startswith(("http://", "https://")):
         return None, _checked(url.rstrip("/"))
     raise ConfigurationError(f"address {url!r} has an unknown scheme", hint=_ADDRESS_HINT)

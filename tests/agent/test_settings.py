@@ -16,6 +16,7 @@ FILE = """\
 agent: owner
 listen: unix:run/owner.sock
 broker: http://127.0.0.1:8200
+token_file: token
 domain: ../domain.json
 storage: ../storage
 producer_key: producer.pem
@@ -39,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "owner"
     folder.mkdir()
     (tmp_path / "domain.json").write_bytes(canonical.encode(Owners().domain))
+    (folder / "token").write_text("secret-of-this-agent\n")
     SigningKey.generate().store(folder / "producer.pem")
     SealingKey.generate().store(folder / "recipient.key")
     return folder
@@ -56,6 +58,8 @@ def test_relative_paths_are_relative_to_the_file(folder: Path) -> None:
     (folder / "agent.yaml").write_text(FILE)
     settings = load_settings(folder / "agent.yaml")
     assert settings.listen == f"unix:{folder}/run/owner.sock"
+    assert settings.token == "secret-of-this-agent"
+    assert "secret-of-this-agent" not in repr(settings)
     assert settings.storage.resolve() == folder.parent / "storage"
     assert settings.state == folder / "state"
     assert settings.seals["visits"].source == folder / "sources" / "visits.csv"
@@ -84,16 +88,16 @@ def test_keys_are_not_shown(folder: Path) -> None:
         ("agent: owner", "agent: 1owner", "agent.yaml:1: agent: "),
         ("agent: owner\n", "", "agent.yaml:1: agent: field required"),
         ("listen: unix:run/owner.sock", "listen: run/owner.sock", "agent.yaml:2: listen: "),
-        ("pipelines: [nightly, weekly]", "pipelines: []", "agent.yaml:12: seals.visits.pipelines: "),
-        ("pipelines: [nightly, weekly]", "pipelines: nightly", "agent.yaml:12: seals.visits.pipelines: "),
-        ("dataset: visits", "dataset: ../visits", "agent.yaml:11: seals.visits.dataset: "),
-        ("    source: sources/visits.csv\n", "", "agent.yaml:9: seals.visits.source: field required"),
-        ("{zip: string}", "{zip: text}", "agent.yaml:13: seals.visits.columns.zip: 'text' is not a type"),
-        ("report.parquet", "report.xlsx", "agent.yaml:18: delivers.report.sink: "),
-        ("opened/report.parquet", "opened/.csv", "agent.yaml:18: delivers.report.sink: "),
+        ("pipelines: [nightly, weekly]", "pipelines: []", "agent.yaml:13: seals.visits.pipelines: "),
+        ("pipelines: [nightly, weekly]", "pipelines: nightly", "agent.yaml:13: seals.visits.pipelines: "),
+        ("dataset: visits", "dataset: ../visits", "agent.yaml:12: seals.visits.dataset: "),
+        ("    source: sources/visits.csv\n", "", "agent.yaml:10: seals.visits.source: field required"),
+        ("{zip: string}", "{zip: text}", "agent.yaml:14: seals.visits.columns.zip: 'text' is not a type"),
+        ("report.parquet", "report.xlsx", "agent.yaml:19: delivers.report.sink: "),
+        ("opened/report.parquet", "opened/.csv", "agent.yaml:19: delivers.report.sink: "),
         ("producer_key: producer.pem\n", "", "seals need a producer_key"),
         ("recipient_key: recipient.key\n", "", "delivers need a recipient_key"),
-        ("storage: ../storage", "storage: ../storage\npolicy: none", "agent.yaml:6: policy: extra inputs"),
+        ("storage: ../storage", "storage: ../storage\npolicy: none", "agent.yaml:7: policy: extra inputs"),
     ],
 )
 def test_wrong_field_is_refused_with_its_line(folder: Path, old: str, new: str, told: str) -> None:
@@ -121,6 +125,14 @@ def test_domain_that_is_not_there_is_refused(folder: Path) -> None:
 def test_domain_that_is_not_canonical_is_refused(folder: Path) -> None:
     (folder / "loose.json").write_bytes((folder.parent / "domain.json").read_bytes() + b"\n")
     assert "is refused" in refusal(folder, "../domain.json", "loose.json")
+
+
+@pytest.mark.parametrize("content", [None, "", "two\nlines", "to\u212aen"])
+def test_token_that_is_none_is_refused(folder: Path, content: str | None) -> None:
+    (folder / "token").unlink()
+    if content is not None:
+        (folder / "token").write_text(content)
+    assert f"token {folder}/token" in refusal(folder, "agent: owner", "agent: owner")
 
 
 def test_key_that_is_not_there_is_refused(folder: Path) -> None:

@@ -16,14 +16,15 @@ def write_agent(
     """Write everything an agent needs and return its file. `seals` and `delivers` are YAML, indented by two."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "domain.json").write_bytes(canonical.encode(owners.domain))
+    (folder / "token").write_text("airflow\n")  # the name of the tests' caller
     if not (folder / "producer.pem").exists():
         owners.producer.store(folder / "producer.pem")
         owners.recipient.store(folder / "recipient.key")
         (folder / "visits.csv").write_text(VISITS)
     file = folder / "agent.yaml"
     file.write_text(
-        f"agent: test\nlisten: {listen or 'unix:agent.sock'}\nbroker: {broker}\ndomain: domain.json\n"
-        "storage: storage\nproducer_key: producer.pem\nrecipient_key: recipient.key\n"
+        f"agent: test\nlisten: {listen or 'unix:agent.sock'}\nbroker: {broker}\ntoken_file: token\n"
+        "domain: domain.json\nstorage: storage\nproducer_key: producer.pem\nrecipient_key: recipient.key\n"
         + (f"seals:\n{seals}" if seals else "")
         + (f"delivers:\n{delivers}" if delivers else "")
     )

@@ -65,7 +65,10 @@ class Route:
 
 def _scoped(broker: Broker, call: Call) -> str:
     """The run of the path, within the caller's scope."""
-    run_id = call.path["run_id"]
+    return _run_in_scope(broker, call, run_id=call.path["run_id"])
+
+
+def _run_in_scope(broker: Broker, call: Call, *, run_id: str) -> str:
     with broker.decision() as ledger:
         pipeline = ledger.run_row(run_id).pipeline
     _require_scope(call, pipeline)
@@ -124,7 +127,12 @@ def _domain(broker: Broker, _call: Call) -> DomainView:
 
 
 def _sealed_for_run(broker: Broker, call: Call) -> Envelope | None:
-    return runs.sealed_for_run(broker, run_id=call.path["run_id"], dataset=call.path["dataset"])
+    return runs.sealed_for_run(broker, run_id=_scoped(broker, call), dataset=call.path["dataset"])
+
+
+def _release(broker: Broker, call: Call) -> ReleaseAnswer:
+    _run_in_scope(broker, call, run_id=call.body.run_id)
+    return releases.release(broker, request=call.body)
 
 
 def _step(handle: Callable[..., object]) -> Callable[[Broker, Call], object]:
@@ -247,8 +255,9 @@ ROUTES: tuple[Route, ...] = (
         method="GET",
         path=f"{PPML}/runs/{{run_id}}",
         summary="A run and its steps",
-        handle=lambda broker, call: runs.view_run(broker, run_id=call.path["run_id"]),
+        handle=_run(runs.view_run),
         answer=RunView,
+        needs_token=True,
     ),
     Route(
         method="GET",
@@ -256,6 +265,7 @@ ROUTES: tuple[Route, ...] = (
         summary="The manifest that was published for this run",
         handle=_sealed_for_run,
         answer=Envelope | None,
+        needs_token=True,
     ),
     Route(
         method="GET",
@@ -341,9 +351,10 @@ ROUTES: tuple[Route, ...] = (
         method="POST",
         path=f"{PPML}/releases",
         summary="RELEASE: the release key of a committed output, to its recipient",
-        handle=lambda broker, call: releases.release(broker, request=call.body),
+        handle=_release,
         body=ReleaseRequest,
         answer=ReleaseAnswer,
+        needs_token=True,
     ),
     Route(
         method="GET",
