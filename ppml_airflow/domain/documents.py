@@ -302,6 +302,19 @@ class LeaseKeys(Document, frozen=True, kw_only=True):
         return "lease keys"
 
 
+class EnclaveSession(SignedDocument, frozen=True, kw_only=True):
+    """The broker's record that a long-lived enclave has attested; no key comes with it. Renewed by a later one."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.enclave-session.v1+json"
+    session_id: HexId
+    binding: Digest
+    scope: Digest
+    epoch: NonNegative
+    issued: Instant
+    expires: Instant
+    """Unless it is renewed before; the enclave ends itself then, and jobs under it are refused."""
+
+
 class AttemptRecord(Document, frozen=True, kw_only=True):
     """One attempt of one step as RunClosed lists it. Digests of what a passport encloses; null where there is none."""
 
@@ -396,6 +409,16 @@ class Job(Document, frozen=True, kw_only=True):
     policy: Name
 
 
+class SessionScope(Document, frozen=True, kw_only=True):
+    """What a long-lived enclave attests that it is there for, as a job's digest stands for a job. Never sent."""
+
+    domain_id: Digest
+    approval: Digest
+    step: Name
+    image: Name
+    policy: Name
+
+
 BindingRole = Literal["preflight", "job", "member", "session"]
 
 
@@ -411,7 +434,7 @@ class Binding(Document, frozen=True, kw_only=True):
     sealing_key: PublicKey
     """E, X-Wing: opens the lease's keys."""
     set_id: str
-    """Which set a member is of, as the broker called it; empty for other roles."""
+    """Of a member its set, of a job within an enclave's session that session, as the broker called it; else empty."""
     index: NonNegative
     """Which member, from 0: the leader, who alone has outputs and signs the receipt; 0 for other roles."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ppml_airflow import canonical
 from ppml_airflow.domain.adhoc import require_adhoc_rules
-from ppml_airflow.domain.documents import Approval, Job, JobOutput, ParamValue, Pins, Run, Step
+from ppml_airflow.domain.documents import Approval, Job, JobOutput, ParamValue, Pins, Run, SessionScope, Step
 from ppml_airflow.domain.params import check_params
 from ppml_airflow.errors import PolicyDeniedError, VerificationError
 from ppml_airflow.units import Digest
@@ -92,6 +92,29 @@ def build_job(*, approval: Approval, approval_digest: Digest, run: Run, pins: Pi
 def signed_request(*, nonce: str, binding: Digest) -> bytes:
     """The bytes that K signs when a guest asks for a lease."""
     return canonical.encode({"binding": binding, "nonce": nonce, "type": "ppml/v1/lease-request"})
+
+
+def session_scope(*, approval: Approval, approval_digest: Digest, step_name: str) -> SessionScope:
+    """What an enclave attests that wants to live for the jobs of one approved step.
+
+    Raises:
+        PolicyDeniedError: the approval covers no such step.
+    """
+    step = require_step(approval, name=step_name)
+    return SessionScope(
+        domain_id=approval.domain_id,
+        approval=approval_digest,
+        step=step.name,
+        image=step.image,
+        policy=step.policy,
+    )
+
+
+def signed_within_session(*, nonce: str, binding: Digest, session_id: str) -> bytes:
+    """The bytes that a session's K signs when a job of the same enclave asks for a lease."""
+    return canonical.encode(
+        {"binding": binding, "nonce": nonce, "session_id": session_id, "type": "ppml/v1/job-in-session"}
+    )
 
 
 def _render(element: str, params: dict[str, ParamValue]) -> str:

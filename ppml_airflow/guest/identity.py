@@ -10,8 +10,8 @@ from typing import Literal
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.report_data import nonce_for, public_jwk, report_data
-from ppml_airflow.domain.documents import Binding, Job
-from ppml_airflow.domain.jobs import signed_request
+from ppml_airflow.domain.documents import Binding, BindingRole, Job, SessionScope
+from ppml_airflow.domain.jobs import signed_request, signed_within_session
 from ppml_airflow.errors import UnavailableError, VerificationError
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.messages import Attest, LeaseAnswer
@@ -48,13 +48,22 @@ _WORTH_WAITING_FOR = ("output_busy", "set_incomplete", "member_lives")
 def make_identity(
     job: Job, *, role: Literal["preflight", "job", "member"], set_id: str = "", index: int = 0
 ) -> Identity:
-    """Make K and E, and bind them to J; of a member to its place in a set, too."""
+    """Make K and E, and bind them to J; of a member to its place in a set, of a job to its enclave's session, too."""
+    return _bound(role=role, domain_id=job.domain_id, covers=canonical.digest(job), set_id=set_id, index=index)
+
+
+def make_session_identity(scope: SessionScope) -> Identity:
+    """Make the K and E of an enclave that is to live longer than one job. No job ever has them."""
+    return _bound(role="session", domain_id=scope.domain_id, covers=canonical.digest(scope), set_id="", index=0)
+
+
+def _bound(*, role: BindingRole, domain_id: Digest, covers: Digest, set_id: str, index: int) -> Identity:
     signing_key, sealing_key = SigningKey.generate(scheme="p256"), SealingKey.generate()
     binding = Binding(
         v=1,
         role=role,
-        domain_id=job.domain_id,
-        job_digest=canonical.digest(job),
+        domain_id=domain_id,
+        job_digest=covers,
         signing_key=signing_key.public,
         sealing_key=sealing_key.public,
         set_id=set_id,
@@ -63,12 +72,36 @@ def make_identity(
     return Identity(signing_key=signing_key, sealing_key=sealing_key, binding=binding)
 
 
-def attest(identity: Identity, *, broker: BrokerClient, quoter: Quoter) -> LeaseAnswer:
+def attest(identity: Identity, *, broker: BrokerClient, quoter: Quoter, session: Identity | None = None) -> LeaseAnswer:
     """Prove who this guest is and ask for the broker's decision.
+
+    Args:
+        identity: of the job; within a session its binding names that.
+        broker: where to ask.
+        quoter: of this guest.
+        session: the identity of the session, if there is one.
 
     Raises:
         VerificationError: the broker's nonce does not commit to this binding; no quote was made.
         PpmlError: what the broker answered with.
+    """
+    nonce, signature = show_evidence(identity, broker=broker, quoter=quoter)
+    within = None
+    if session is not None:
+        said = signed_within_session(nonce=nonce, binding=identity.digest, session_id=identity.binding.set_id)
+        within = session.signing_key.sign_bytes(said)
+    request = Attest(binding=identity.binding, signature=signature, session_signature=within)
+    return _ask(request, broker=broker)
+
+
+def show_evidence(identity: Identity, *, broker: BrokerClient, quoter: Quoter) -> tuple[str, bytes]:
+    """Messages 5 and 6: a nonce for this binding, and a quote that covers it.
+
+    Returns:
+        The nonce, and K's signature with which the decision is asked for.
+
+    Raises:
+        VerificationError: the broker's nonce does not commit to this binding; no quote was made.
     """
     nonce, salt = broker.auth(tee="sgx", binding=identity.digest)
     if not hmac.compare_digest(nonce, nonce_for(salt=salt, binding_digest=identity.digest)):
@@ -77,8 +110,7 @@ def attest(identity: Identity, *, broker: BrokerClient, quoter: Quoter) -> Lease
     public = public_jwk(identity.signing_key.public)
     quote = quoter(report_data(nonce=nonce, tee_pubkey=public))
     broker.attest(nonce=nonce, tee_pubkey=public, quote_bytes=quote)
-    signature = identity.signing_key.sign_bytes(signed_request(nonce=nonce, binding=identity.digest))
-    return _ask(Attest(binding=identity.binding, signature=signature), broker=broker)
+    return nonce, identity.signing_key.sign_bytes(signed_request(nonce=nonce, binding=identity.digest))
 
 
 def _ask(request: Attest, *, broker: BrokerClient) -> LeaseAnswer:

@@ -28,6 +28,7 @@ from ppml_airflow.errors import (
     VerificationError,
 )
 from ppml_airflow.protocol.messages import (
+    AskSession,
     Attest,
     Bundle,
     Commit,
@@ -303,6 +304,10 @@ class BrokerClient(JsonClient):
     def lease(self, request: Attest) -> LeaseAnswer:
         """Ask for the decision: a grant, a lease, or the receipt of a committed step."""
         return self.call("POST", "/ppml/v1/lease", body=request, into=LeaseAnswer)
+
+    def enclave_session(self, request: AskSession) -> Envelope:
+        """Open or renew the session of this enclave: a signed `EnclaveSession`, and no key."""
+        return self.call("POST", "/ppml/v1/enclave-sessions", body=request, into=Envelope)
 
     def commit(self, request: Commit) -> StepStatus:
         """Hand in the receipt (idempotent)."""

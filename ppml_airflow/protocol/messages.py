@@ -109,6 +109,18 @@ class Attest(Document, frozen=True, kw_only=True):
 
     binding: Binding
     signature: bytes
+    session_signature: bytes | None
+    """Of a job within an enclave's session, which its `set_id` names: by that session's K over
+    `domain.jobs.signed_within_session`."""
+
+
+class AskSession(Document, frozen=True, kw_only=True):
+    """What a long-lived enclave opens or renews its session with; `signature` as in `Attest`."""
+
+    binding: Binding
+    signature: bytes
+    pipeline: Name
+    step: Name
 
 
 class LeaseAnswer(Document, frozen=True, kw_only=True):

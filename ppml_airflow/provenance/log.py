@@ -18,7 +18,7 @@ from ppml_airflow.errors import VerificationError
 from ppml_airflow.units import Digest, HexId, Instant
 
 LogKind = Literal[
-    "certificate", "policy", "approval", "revocation", "manifest", "recovery",
+    "certificate", "policy", "approval", "revocation", "manifest", "recovery", "session",
     "run", "pins", "evidence", "lease", "receipt", "denial", "release", "closed",
 ]  # fmt: skip
 """What an entry's body is the digest of. From `run` on, an entry names its run."""

@@ -35,6 +35,7 @@ DROP TABLE seen_number;
 DROP TABLE alembic_version;
 ALTER TABLE chain RENAME TO log;
 DROP TABLE changed;
+DROP TABLE enclave_session;
 DROP TABLE member_set;
 DROP TABLE waiting_member;
 DROP INDEX ix_attempt_set_id;

@@ -36,7 +36,7 @@ from ppml_airflow.domain.documents import (
     Slots,
     Step,
 )
-from ppml_airflow.domain.jobs import build_job, signed_request
+from ppml_airflow.domain.jobs import build_job, signed_request, signed_within_session
 from ppml_airflow.keys.keystore import KeystoreFile
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.messages import Attest, Commit, LeaseAnswer, OpenRun, StepStatus
@@ -219,10 +219,12 @@ class Guest:
         measurement: bytes = MEASUREMENT,
         set_id: str = "",
         index: int = 0,
+        session: Guest | None = None,
     ) -> None:
         self.world = world
         self.client = world.connect()
         self.measurement = measurement
+        self.session = session
         self.key = SigningKey.generate(scheme="p256")
         self.sealing = wrapping.SealingKey.generate()
         self.job = self._job(run_id, step)
@@ -266,7 +268,13 @@ class Guest:
 
     def request(self, *, key: SigningKey | None = None) -> Attest:
         signed = signed_request(nonce=self.nonce, binding=canonical.digest(self.binding))
-        return Attest(binding=self.binding, signature=(key or self.key).sign_bytes(signed))
+        within = None
+        if self.session is not None:
+            said = signed_within_session(
+                nonce=self.nonce, binding=canonical.digest(self.binding), session_id=self.binding.set_id
+            )
+            within = self.session.key.sign_bytes(said)
+        return Attest(binding=self.binding, signature=(key or self.key).sign_bytes(signed), session_signature=within)
 
     def ask(self) -> LeaseAnswer:
         """The whole way to a grant or a lease."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,9 +16,21 @@ from ppml_airflow.broker.service.cases import Case, load_case
 from ppml_airflow.broker.service.evidence import VerifiedAhead, appraise_case
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.service.sessions import challenge_of
+from ppml_airflow.domain.documents import Binding
 from ppml_airflow.errors import VerificationError
 from ppml_airflow.protocol.messages import Attest
 from ppml_airflow.provenance.passport import EvidenceRecord
+
+
+def require_attested(session: sa.Row[Any], *, binding: Binding, signature: bytes, now: datetime) -> None:
+    """This session's nonce is unspent and opens to B; B's key K signed the request and is the attested key.
+
+    Raises:
+        VerificationError: any of it does not hold.
+    """
+    require_fresh(challenge_of(session), binding=binding, signature=signature, now=now)
+    if session.quote is None or session.tee_pubkey != canonical.encode(public_jwk(binding.signing_key)):
+        raise VerificationError("evidence is missing, or attests another key than K", code="other_key")
 
 
 def accept(
@@ -38,9 +51,7 @@ def accept(
     """
     binding = request.binding
     # 1 fresh: this session's nonce, which opens to B; B's key K signed the request and is the attested key
-    require_fresh(challenge_of(session), binding=binding, signature=request.signature, now=ledger.now)
-    if session.quote is None or session.tee_pubkey != canonical.encode(public_jwk(binding.signing_key)):
-        raise VerificationError("evidence is missing, or attests another key than K", code="other_key")
+    require_attested(session, binding=binding, signature=request.signature, now=ledger.now)
     # 2 the job that the broker itself computes is the one that B names
     case = load_case(ledger, session=session, request=request, where=where)
     require_job(binding, job=case.job)

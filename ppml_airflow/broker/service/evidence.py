@@ -6,13 +6,18 @@ other decisions go on; what came out, a refusal too, counts only inside the deci
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.appraisal import appraise, require_accepted
 from ppml_airflow.attestation.collateral.memory import highest_of, names_of, raised_by
 from ppml_airflow.attestation.collateral.statements import family_of
 from ppml_airflow.attestation.evidence import Evidence
+from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import public_jwk, report_data
 from ppml_airflow.attestation.verification import VerifiedEvidence
 from ppml_airflow.broker.decisions.leases import require_fresh
@@ -20,10 +25,12 @@ from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, find_job
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.broker.service.sessions import challenge_of, challenged_at, load_session
+from ppml_airflow.domain.documents import Binding
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, UnavailableError, VerificationError
 from ppml_airflow.protocol.messages import Attest
 from ppml_airflow.provenance.passport import EvidenceRecord
-from ppml_airflow.units import format_instant
+from ppml_airflow.signing import PublicKey
+from ppml_airflow.units import Name, format_instant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +43,34 @@ class VerifiedAhead:
 
 
 def verify_ahead(broker: Broker, *, session_id: str, request: Attest) -> VerifiedAhead | None:
+    """Verify the quote of a session that asks for a lease; see `verify_quote_ahead`."""
+    return verify_quote_ahead(
+        broker,
+        session_id=session_id,
+        binding=request.binding,
+        signature=request.signature,
+        require_known=lambda ledger: find_job(ledger, request.binding.job_digest),
+    )
+
+
+def verify_quote_ahead(
+    broker: Broker,
+    *,
+    session_id: str,
+    binding: Binding,
+    signature: bytes,
+    require_known: Callable[[Ledger], object],
+) -> VerifiedAhead | None:
     """Verify the quote of a session, if the request is one on which a decision could hang.
 
     Nothing is decided, spent or recorded here. None: the decision will find out why, without asking for the quote.
+
+    Args:
+        broker: who decides.
+        session_id: of the RCAR session.
+        binding: what the quote is said to cover.
+        signature: by its K.
+        require_known: raises if the binding is about nothing that there is.
 
     Raises:
         UnavailableError: there is no collateral for the quote, or the verifier was lost.
@@ -46,8 +78,8 @@ def verify_ahead(broker: Broker, *, session_id: str, request: Attest) -> Verifie
     with broker.decision() as ledger:
         try:
             session = load_session(ledger, session_id=session_id)
-            require_fresh(challenge_of(session), binding=request.binding, signature=request.signature, now=ledger.now)
-            find_job(ledger, request.binding.job_digest)
+            require_fresh(challenge_of(session), binding=binding, signature=signature, now=ledger.now)
+            require_known(ledger)
         except (VerificationError, PolicyDeniedError, MalformedInputError):
             return None
         if session.quote is None:
@@ -87,28 +119,18 @@ def appraise_case(broker: Broker, case: Case, *, ahead: VerifiedAhead | None) ->
         PolicyDeniedError: the policy refuses it.
         UnavailableError: the session changed since its quote was verified.
     """
-    session, ledger = case.session, case.ledger
-    if ahead is None or ahead.quote != session.quote:
-        raise UnavailableError("session changed while it was judged", code="session_changed", hint="ask again")
-    if not isinstance(ahead.outcome, VerifiedEvidence):
-        raise ahead.outcome
-    verified, names = ahead.outcome, _names(ahead.quote, verified=ahead.outcome)
-    expected = report_data(nonce=session.nonce, tee_pubkey=public_jwk(case.request.binding.signing_key))
-    require_accepted(
-        appraise(
-            verified,
-            policy=case.policy,
-            image=case.step.image,
-            expected_report_data=expected,
-            domain_trust=broker.domain.trust,
-            challenged_at=challenged_at(session),
-            seen=highest_of(ledger.seen_numbers(names), names=names),
-            now=ledger.now,
-        )
-    )
-    role = case.request.binding.role
+    session, ledger, role = case.session, case.ledger, case.request.binding.role
     if role == "session":
-        raise PolicyDeniedError(f"role {role} is not served here", code="role_unknown")
+        raise PolicyDeniedError("a session has no lease; its jobs attest for themselves", code="role_unknown")
+    ahead = appraise_quote(
+        broker,
+        ledger,
+        session=session,
+        key=case.request.binding.signing_key,
+        policy=case.policy,
+        image=case.step.image,
+        ahead=ahead,
+    )
     digest = canonical.digest_bytes(ahead.collateral)
     ledger.keep_collateral(ahead.collateral, digest=digest)
     return EvidenceRecord(
@@ -125,3 +147,42 @@ def appraise_case(broker: Broker, case: Case, *, ahead: VerifiedAhead | None) ->
         binding=case.request.binding,
         policy=case.policy_digest,
     )
+
+
+def appraise_quote(
+    broker: Broker,
+    ledger: Ledger,
+    *,
+    session: sa.Row[Any],
+    key: PublicKey,
+    policy: Policy,
+    image: Name,
+    ahead: VerifiedAhead | None,
+) -> VerifiedAhead:
+    """Appraise a session's quote, verified ahead, for an image and the key K, by the policy in force.
+
+    Raises:
+        VerificationError: the quote is not authentic.
+        MalformedInputError: it is no quote.
+        PolicyDeniedError: the policy refuses it.
+        UnavailableError: the session changed since its quote was verified.
+    """
+    if ahead is None or ahead.quote != session.quote:
+        raise UnavailableError("session changed while it was judged", code="session_changed", hint="ask again")
+    if not isinstance(ahead.outcome, VerifiedEvidence):
+        raise ahead.outcome
+    verified, names = ahead.outcome, _names(ahead.quote, verified=ahead.outcome)
+    expected = report_data(nonce=session.nonce, tee_pubkey=public_jwk(key))
+    require_accepted(
+        appraise(
+            verified,
+            policy=policy,
+            image=image,
+            expected_report_data=expected,
+            domain_trust=broker.domain.trust,
+            challenged_at=challenged_at(session),
+            seen=highest_of(ledger.seen_numbers(names), names=names),
+            now=ledger.now,
+        )
+    )
+    return ahead

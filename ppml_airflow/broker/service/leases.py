@@ -19,6 +19,7 @@ from ppml_airflow.broker.service.acceptance import accept
 from ppml_airflow.broker.service.attempts import end_open_attempts, record_denial, write_attempt
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, committed_receipt, find_job, require_unused
+from ppml_airflow.broker.service.enclave_sessions import require_session
 from ppml_airflow.broker.service.evidence import VerifiedAhead, remember_collateral, verify_ahead
 from ppml_airflow.broker.service.issuing import issue, new_lease
 from ppml_airflow.broker.service.ledger import Ledger
@@ -91,6 +92,7 @@ def _judge(
     if committed is not None:
         return LeaseAnswer(granted_until=None, lease=None, sealed_keys=None, receipt=ledger.envelope(committed))
     require_unused(case)
+    require_session(case)
     if request.binding.role == "member":
         return ask_as_member(broker, case, record, ahead=others)
     require_lease_allowed(

@@ -11,11 +11,23 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from ppml_airflow.broker.service import changes, closing, leases, logs, owners, receipts, releases, runs, sets
+from ppml_airflow.broker.service import (
+    changes,
+    closing,
+    enclave_sessions,
+    leases,
+    logs,
+    owners,
+    receipts,
+    releases,
+    runs,
+    sets,
+)
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError
 from ppml_airflow.protocol.messages import (
+    AskSession,
     Attest,
     Bundle,
     Changes,
@@ -329,6 +341,15 @@ ROUTES: tuple[Route, ...] = (
         handle=lambda broker, call: leases.ask_lease(broker, session_id=call.session_id, request=call.body),
         body=Attest,
         answer=LeaseAnswer,
+        judges_evidence=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/enclave-sessions",
+        summary="Open or renew the session of a long-lived enclave, by its evidence: no key",
+        handle=lambda broker, call: enclave_sessions.ask_session(broker, session_id=call.session_id, request=call.body),
+        body=AskSession,
+        answer=Envelope,
         judges_evidence=True,
     ),
     Route(

@@ -138,6 +138,18 @@ waiting_member = sa.Table(
     sa.Column("seen", sa.String, nullable=False),
 )
 """Members whose evidence was accepted and who wait for the rest of their set."""
+enclave_session = sa.Table(
+    "enclave_session",
+    SCHEMA,
+    sa.Column("session_id", sa.String, primary_key=True),
+    sa.Column("binding", sa.String, nullable=False, unique=True),
+    sa.Column("approval", sa.String, nullable=False),
+    sa.Column("step", sa.String, nullable=False),
+    sa.Column("signing_key", sa.LargeBinary, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("expires", sa.String, nullable=False),
+)
+"""Long-lived enclaves that have attested as such. What has expired stays, so that it is never renewed."""
 reservation = sa.Table(
     "reservation",
     SCHEMA,
