@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _MEMORY = re.compile(r"^([1-9]\d{0,6})([mg])$")
 _KILL_TIMEOUT_S = 3.0
+MAX_MEMBERS = 64
 MAX_REPLACEMENTS = 10
 
 
@@ -224,10 +225,14 @@ class EnclaveOperator(BaseOperator):
 
     def _require_set(self, members: int, *, replacements: int) -> tuple[int, int]:
         """Refuse at parsing, before anything is sealed, what could never be run."""
-        if members < 1 or not 0 <= replacements <= MAX_REPLACEMENTS or (members == 1 and replacements):
+        if (
+            not 1 <= members <= MAX_MEMBERS
+            or not 0 <= replacements <= MAX_REPLACEMENTS
+            or (members == 1 and replacements)
+        ):
             raise ConfigurationError(
-                f"step {self.task_id} has members={members}, replacements={replacements}; wanted 1 and 0, or several"
-                f" members of which at most {MAX_REPLACEMENTS} are replaced"
+                f"step {self.task_id} has members={members}, replacements={replacements}; wanted 1 and 0, or up to"
+                f" {MAX_MEMBERS} members of which at most {MAX_REPLACEMENTS} are replaced"
             )
         if members > 1 and not self.can_be_set:
             raise ConfigurationError(

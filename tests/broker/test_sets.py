@@ -221,11 +221,31 @@ def test_one_enclave_is_not_two_members(world: World, run_id: str) -> None:
         members[2].ask()
 
 
-def test_two_members_with_one_index_are_refused(world: World, run_id: str) -> None:
+def test_of_two_members_with_one_index_only_the_first_gets_a_lease(world: World, run_id: str) -> None:
     members = open_members(world, run_id)
-    wait(members[1])
-    with refused(VerificationError, "index_taken"):
-        member(world, run_id, 1, set_id=members[1].binding.set_id).ask()
+    wait(*members[1:])
+    second = member(world, run_id, 1, set_id=members[1].binding.set_id)
+    with refused(UnavailableError, "member_lives"):
+        second.ask()
+    members[0].ask()
+    assert ask(members[1]).lease is not None
+    with refused(UnavailableError, "member_lives"):
+        ask(second)
+
+
+def test_a_member_that_died_while_it_waited_leaves_its_place_to_another(world: World, run_id: str) -> None:
+    leader, dead, other = open_members(world, run_id)
+    wait(dead, other)
+    new = member(world, run_id, 1, set_id=dead.binding.set_id)
+    with refused(UnavailableError, "member_lives"):
+        new.ask()
+    world.now += timedelta(seconds=11)
+    with refused(UnavailableError, "set_incomplete"):
+        ask(new)
+    wait(leader)
+    ask(other)
+    assert ask(new).lease is not None
+    assert [one.is_replacement for one in listed(world, other)] == [False] * 3
 
 
 def test_a_member_too_many_is_refused(world: World, run_id: str) -> None:

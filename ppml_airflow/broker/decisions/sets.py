@@ -98,13 +98,13 @@ def present(waiting: tuple[Waiting, ...], *, now: datetime) -> dict[int, Waiting
 
 
 def require_free(waiting: dict[int, Waiting], *, index: int, binding: Digest) -> None:
-    """Nobody else waits as this member.
+    """Nobody else waits as this member, or has lately.
 
     Raises:
-        VerificationError: two enclaves with one index.
+        UnavailableError: two enclaves with one index (`member_lives`); the second may follow when it is dead.
     """
     if index in waiting and waiting[index].binding != binding:
-        raise VerificationError(f"member {index} of the set is another enclave already", code="index_taken")
+        raise UnavailableError(f"member {index} of the set is another enclave, which waits, too", code="member_lives")
 
 
 def require_other_keys(binding: Binding, *, others: Iterable[PublicKey]) -> None:

@@ -7,6 +7,7 @@ Whatever else goes wrong with one ends all of them.
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -18,6 +19,7 @@ from ppml_airflow.protocol.launches import GuestEvent, GuestResult
 from ppml_airflow.protocol.messages import LaunchRequest
 from ppml_airflow.workloads.cluster import messages_folder
 
+_PAUSE_S = 0.2
 _END_S = 10.0
 """How long members may take to end after their leader has committed."""
 
@@ -34,6 +36,7 @@ class SetOfGuests:
         self._runtime = runtime
         self._left = replacements
         self._running: list[ProcessRuntime] = []
+        self._is_over = threading.Event()
 
     def run(self, requests: Sequence[LaunchRequest], *, on_event: Callable[[GuestEvent], None]) -> GuestResult:
         """Launch all members and stay with them until the leader ends.
@@ -50,15 +53,17 @@ class SetOfGuests:
         try:
             return self._stay(guests, workers=workers, on_event=on_event)
         finally:
-            wait(guests, timeout=0)
-            self.close()
+            self._is_over.set()
+            while wait(guests, timeout=_PAUSE_S).not_done:  # one may be just about to connect
+                self.close()
             workers.shutdown()
             first = requests[LEADER]
             shutil.rmtree(messages_folder(Path(first.storage), set_id=first.set_id), ignore_errors=True)
 
     def close(self) -> None:
         """End every guest; `run` then raises UnavailableError."""
-        for runtime in self._running:
+        self._is_over.set()
+        for runtime in tuple(self._running):
             runtime.close()
 
     def _stay(
@@ -85,6 +90,8 @@ class SetOfGuests:
                 guests[workers.submit(self._run_one, request, on_event=on_event)] = request
 
     def _run_one(self, request: LaunchRequest, *, on_event: Callable[[GuestEvent], None]) -> GuestResult:
+        if self._is_over.is_set():
+            raise UnavailableError("the set has ended", code="service_gone")
         runtime = self._runtime()
         self._running.append(runtime)
         tell = on_event if request.index == LEADER else _say_nothing
