@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pytest
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from ppml_airflow.domain.documents import Lease, LeaseKeys
+from ppml_airflow.domain.documents import Lease, LeaseKeys, Member
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, PpmlError, VerificationError
 from ppml_airflow.keys.keystore import KeystoreFile
 from ppml_airflow.protocol.launches import GuestResult
-from ppml_airflow.protocol.messages import Attest, LaunchRequest, LeaseAnswer
+from ppml_airflow.protocol.messages import Attest, LaunchRequest, LeaseAnswer, LeaseStatus
 from ppml_airflow.sealing import wrapping
 from ppml_airflow.workloads.job import JobResult
 from tests.support.broker_world import World, one_step
@@ -138,3 +139,26 @@ def test_a_member_without_a_secret_stops(guests: GuestWorld, run_id: str, secret
     with pytest.raises(VerificationError) as caught:
         run_all([guests, *waiting], [first, *others])
     assert caught.value.code == "other_keys"
+
+
+def without_the_last(members: tuple[Member, ...]) -> tuple[Member, ...]:
+    return members[:-1]
+
+
+def with_another_leader(members: tuple[Member, ...]) -> tuple[Member, ...]:
+    return (msgspec.structs.replace(members[0], lease_id="f" * 32), *members[1:])
+
+
+@pytest.mark.parametrize("change", [without_the_last, with_another_leader])
+def test_a_leader_signs_no_list_that_is_not_its_sets(
+    members: list[GuestWorld], run_id: str, change: Callable[[tuple[Member, ...]], tuple[Member, ...]]
+) -> None:
+    class Liar(MeddlingClient):
+        def lease_status(self, lease_id: str) -> LeaseStatus:
+            told = members[0].world.client.lease_status(lease_id)
+            return msgspec.structs.replace(told, members=change(told.members))
+
+    members[0].connect = lambda url: Liar(members[0].world.connect(), meddle=lambda answer: answer)  # type: ignore[return-value]
+    with refused(VerificationError, "commit_refused"):
+        run_all(members, requests(members[0], run_id))
+    assert members[0].receipts(run_id) == []
