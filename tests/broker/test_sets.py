@@ -492,6 +492,8 @@ def test_the_passport_of_a_run_whose_set_was_never_whole_is_verified(
     with refused(VerificationError, "set_unknown"):
         member(world, run_id, 0, set_id="0" * 32).ask()
     assert verify(world, platform, run_id).outcome == "failed"
+    with world.broker.decision() as ledger:
+        assert not ledger.connection.execute(sa.select(store.waiting_member)).all()
 
 
 @pytest.fixture

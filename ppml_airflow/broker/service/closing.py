@@ -9,6 +9,7 @@ from ppml_airflow.broker import store
 from ppml_airflow.broker.service.attempts import end_open_attempts
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.ledger import Ledger
+from ppml_airflow.broker.service.sets import drop_waiting
 from ppml_airflow.domain.documents import AttemptRecord, Denial, Release, Run, RunClosed
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
 from ppml_airflow.provenance.passport import EvidenceRecord, compose_contents, compose_passport
@@ -26,6 +27,7 @@ def close_run(broker: Broker, *, run_id: str) -> Envelope:
             return canonical.decode(row.closed, into=Envelope)
         run = ledger.run(run_id)
         end_open_attempts(ledger, run_id=run_id, step=None, outcome="fenced")
+        drop_waiting(ledger, run_id=run_id)
         closed, content = _compose(broker, ledger, run=run)
         store.insert(ledger.connection, store.passport, run_id=run_id, closed=canonical.encode(closed), content=content)
         store.update(ledger.connection, store.run, where={"run_id": run_id}, closed=ledger.time)

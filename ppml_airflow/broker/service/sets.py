@@ -59,13 +59,18 @@ def open_set(broker: Broker, *, run_id: str, step_name: str) -> OpenedSet:
             raise PolicyDeniedError(f"step {step_name} is done by one enclave, and has no members", code="no_set")
         if ledger.run_row(run_id).closed is not None:
             raise PolicyDeniedError(f"run {run_id} is closed", code="run_closed", hint="trigger a new run")
-        connection, set_id = ledger.connection, secrets.token_hex(16)
-        for row in store.find_all(connection, store.member_set, order="set_id", run_id=run_id, step=step_name):
-            if row.attempt is None:
-                store.delete(connection, store.waiting_member, set_id=row.set_id)
-                store.delete(connection, store.member_set, set_id=row.set_id)
-        store.insert(connection, store.member_set, set_id=set_id, run_id=run_id, step=step_name)
+        set_id = secrets.token_hex(16)
+        drop_waiting(ledger, run_id=run_id, step=step_name)
+        store.insert(ledger.connection, store.member_set, set_id=set_id, run_id=run_id, step=step_name)
         return OpenedSet(set_id=set_id, members=step.members)
+
+
+def drop_waiting(ledger: Ledger, **where: str) -> None:
+    """Forget the sets of a run, or of one of its steps, that are not whole."""
+    for row in store.find_all(ledger.connection, store.member_set, order="set_id", **where):
+        if row.attempt is None:
+            store.delete(ledger.connection, store.waiting_member, set_id=row.set_id)
+            store.delete(ledger.connection, store.member_set, set_id=row.set_id)
 
 
 def verify_others_ahead(broker: Broker, *, request: Attest) -> Mapping[str, VerifiedAhead]:
