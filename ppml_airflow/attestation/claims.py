@@ -48,8 +48,9 @@ class Tcb(msgspec.Struct, frozen=True):
 
 
 class Pck(msgspec.Struct, frozen=True):
-    """The platform's certificate."""
+    """The platform's certificate. `ppid`: 16 bytes, the platform's own id, the same in all its certificates."""
 
+    ppid: list[int]
     pce_svn: int
     dynamic_platform: Flag
     cached_keys: Flag

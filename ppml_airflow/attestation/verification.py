@@ -63,6 +63,8 @@ class VerifiedEvidence:
     root_key_id: RootKeyId
     measurement: str
     """SGX: mr_enclave, 64 hex. TDX: mr_td and the four run-time registers, 96 hex each, joined by colons."""
+    platform: str
+    """The platform's PPID, 32 hex."""
     measurements: Mapping[str, str]
     """Every register that the report has, by its vendor's name, hex."""
     svns: Mapping[str, int | str]
@@ -193,6 +195,7 @@ def _read_claims(
         trust=trust_of(root_key_id),
         root_key_id=root_key_id,
         measurement=enclave.measurement,
+        platform=bytes(pck.ppid).hex(),
         measurements=enclave.measurements,
         svns={**enclave.svns, "pce_svn": pck.pce_svn},
         signer=enclave.signer,

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plan": ("plan:plan", "Say what each task of a DAG needs, and why it would be denied"),
     "policy": ("policy:policy", "Check, explain, compare and sign policies"),
     "quote": ("quote:quote", "Judge quotes and reports of TEEs"),
+    "revoke": ("revoke:revoke", "Take back trust in an image, machine, approval, certificate or key"),
     "run": ("run:run", "Compile, sign and run a pipeline without Airflow's engine"),
     "trust": ("trust:trust", "Export what a verifier has to trust"),
     "up": ("up:up", "Start Airflow's UI, the broker and the agents"),

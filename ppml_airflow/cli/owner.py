@@ -15,7 +15,7 @@ from typing import TypeVar
 from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.cli.home import Home, write_private
-from ppml_airflow.domain.documents import Approval, Certificate, Domain, Role
+from ppml_airflow.domain.documents import Approval, Certificate, Domain, Revocation, Role
 from ppml_airflow.domain.trust import Certificates, verify_owner_document
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.protocol.client import BrokerClient
@@ -72,8 +72,9 @@ class Owner:
     # ---------------------------------------------------------------- certificates
 
     def certificates(self) -> Certificates:
-        """All certificates, verified."""
-        return Certificates.verify(self._envelopes("certificates"), domain=self.domain)
+        """All certificates that are not revoked, verified."""
+        found = Certificates.verify(self._envelopes("certificates"), domain=self.domain)
+        return found.without(self._documents("revocations", into=Revocation))
 
     def certify(
         self, key: PublicKey, *, role: Role, subject: str, datasets: Iterable[str] = (), now: datetime
@@ -81,7 +82,17 @@ class Owner:
         """The certificate that gives a key a role for datasets; signed if there is none that covers them all.
 
         A new one covers what earlier ones of this key covered, too, and lasts longer: the longest-lasting is current.
+
+        Raises:
+            ConfigurationError: the key is revoked.
         """
+        for revocation in self._documents("revocations", into=Revocation):
+            if (revocation.kind, revocation.subject) == ("key", key.key_id):
+                raise ConfigurationError(
+                    f"key of {subject} as {role} is revoked since {revocation.time}: {revocation.reason}",
+                    code="revoked",
+                    hint="move its file away, and a new key is made and certified",
+                )
         earlier = [
             certificate
             for certificate in self.certificates().by_serial.values()
@@ -176,6 +187,14 @@ class Owner:
         name = f"{approval.pipeline}-{envelope.digest.removeprefix('sha256:')[:16]}.json"
         return self._store(self.folder / "approvals" / name, envelope)
 
+    # ---------------------------------------------------------------- revocations
+
+    def store_revocation(self, revocation: Revocation) -> Envelope:
+        """Sign a revocation and keep it."""
+        envelope = self.sign(revocation)
+        name = f"{revocation.kind}-{envelope.digest.removeprefix('sha256:')[:16]}.json"
+        return self._store(self.folder / "revocations" / name, envelope)
+
     # ---------------------------------------------------------------- the broker
 
     def publish(self, broker: BrokerClient) -> None:
@@ -184,6 +203,8 @@ class Owner:
         for envelope in self._envelopes("certificates"):
             if envelope.digest not in known:
                 broker.put_certificate(envelope)
+        for envelope in self._envelopes("revocations"):
+            broker.put_revocation(envelope)
         newest = {(policy.name, policy.version) for policy in self.policies().values()}
         for envelope in self._envelopes("policies"):
             policy = self._verify(envelope, into=Policy)

@@ -67,6 +67,22 @@ class Certificate(SignedDocument, frozen=True, kw_only=True):
     serial: HexId
 
 
+RevocationKind = Literal["measurement", "platform", "approval", "certificate", "key"]
+
+
+class Revocation(SignedDocument, frozen=True, kw_only=True):
+    """The owners' word that something is not to be relied on any more. Nothing takes it back."""
+
+    payload_type: ClassVar[str] = "application/vnd.ppml.revocation.v1+json"
+    domain_id: Digest
+    kind: RevocationKind
+    subject: Annotated[str, Meta(pattern=r"^[0-9a-z:]{32,600}$(?!\n)")]
+    """Measurement: as evidence states it, hex. Platform: its PPID, 32 hex. Approval: digest. Certificate: serial. Key:
+    key id."""
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+    time: Instant
+
+
 class IntegerParam(Document, tag_field="type", tag="integer", frozen=True, kw_only=True):
     """A whole number within closed bounds."""
 

@@ -7,11 +7,11 @@ has signed it; a certificate or approval of another domain is refused even when 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar, cast
 
-from ppml_airflow.domain.documents import Certificate, Domain, Role
+from ppml_airflow.domain.documents import Certificate, Domain, Revocation, Role
 from ppml_airflow.errors import VerificationError
 from ppml_airflow.signing import Envelope, PublicKey, SignedDocument, verify_envelope
 from ppml_airflow.units import Digest, parse_instant
@@ -28,7 +28,7 @@ D = TypeVar("D", bound=SignedDocument)
 
 
 def verify_owner_document(envelope: Envelope, *, into: type[D], domain: Domain) -> D:
-    """Verify a document that the owners sign: Certificate, Policy, Approval.
+    """Verify a document that the owners sign: Certificate, Policy, Approval, Revocation.
 
     Raises:
         VerificationError: not signed by the threshold of the roots, or made for another domain.
@@ -47,6 +47,18 @@ class Certificates:
     """Verified certificates of one domain. Expired ones are kept for looking up by serial, never chosen as current."""
 
     by_serial: dict[str, Certificate]
+    revoked: dict[str, str] = field(default_factory=dict)
+    """Serials that are not in `by_serial` any more: since when, and why."""
+
+    def without(self, revocations: Iterable[Revocation]) -> Certificates:
+        """Those that are not revoked, by serial or by key."""
+        said = {(each.kind, each.subject): f"since {each.time}: {each.reason}" for each in revocations}
+        revoked = {
+            serial: why
+            for serial, certificate in self.by_serial.items()
+            if (why := said.get(("certificate", serial)) or said.get(("key", certificate.key.key_id)))
+        }
+        return Certificates({serial: one for serial, one in self.by_serial.items() if serial not in revoked}, revoked)
 
     @classmethod
     def verify(cls, envelopes: Iterable[Envelope], *, domain: Domain) -> Certificates:
@@ -71,6 +83,12 @@ class Certificates:
         Raises:
             VerificationError: there is none, it has another role, or it has expired.
         """
+        if serial in self.revoked:
+            raise VerificationError(
+                f"certificate {serial} as {role} is revoked {self.revoked[serial]}",
+                code="revoked",
+                hint="the owners certify another key",
+            )
         certificate = self.by_serial.get(serial)
         if certificate is None or certificate.role != role:
             raise VerificationError(f"no certified {role} key has the serial {serial}", code="not_certified")

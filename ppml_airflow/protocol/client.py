@@ -18,7 +18,7 @@ import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from ppml_airflow import canonical
-from ppml_airflow.domain.documents import Run
+from ppml_airflow.domain.documents import RevocationKind, Run
 from ppml_airflow.errors import (
     BY_KIND,
     ConfigurationError,
@@ -32,6 +32,7 @@ from ppml_airflow.protocol.messages import (
     Attest,
     Bundle,
     Commit,
+    Dependents,
     DomainView,
     LeaseAnswer,
     LeaseStatus,
@@ -202,6 +203,14 @@ class BrokerClient(JsonClient):
     def put_approval(self, envelope: Envelope) -> Digest:
         """Put an approval in force for its pipeline; `replaces` must name the one in force."""
         return self._put("/ppml/v1/approvals", envelope)
+
+    def put_revocation(self, envelope: Envelope) -> Digest:
+        """Revoke what the owners take back (idempotent)."""
+        return self._put("/ppml/v1/revocations", envelope)
+
+    def dependents(self, kind: RevocationKind, subject: str) -> Dependents:
+        """What depends on something that is, or would be, revoked."""
+        return self.call("GET", f"/ppml/v1/dependents/{kind}/{quote(subject)}", into=Dependents)
 
     def approval(self, pipeline: str) -> Envelope | None:
         """The approval in force of a pipeline, if any."""

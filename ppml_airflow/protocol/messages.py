@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from ppml_airflow.canonical import Document
-from ppml_airflow.domain.documents import Binding, Member, ParamValue
+from ppml_airflow.domain.documents import Binding, Member, ParamValue, RevocationKind
 from ppml_airflow.signing import Envelope, PublicKey
 from ppml_airflow.units import Digest, HexId, Instant, Name, RelativePath, Trust
 
@@ -209,6 +209,42 @@ class DomainView(Document, frozen=True, kw_only=True):
     roots: tuple[PublicKey, ...]
     threshold: int
     certificates: tuple[Envelope, ...]
+
+
+class DependentOutput(Document, frozen=True, kw_only=True):
+    """A version of a dataset that an enclave made."""
+
+    dataset: Name
+    version: int
+    manifest: Digest
+    recipients: tuple[Name, ...]
+    released: bool
+    """Whether its key has been released to any of them."""
+
+
+class Dependent(Document, frozen=True, kw_only=True):
+    """An attempt that stands on what is, or would be, revoked."""
+
+    run_id: HexId
+    pipeline: Name
+    slot: Instant
+    step: Name
+    attempt: int
+    outcome: str
+    through: str
+    """The input by which it does; empty where it stands on the subject itself."""
+    outputs: tuple[DependentOutput, ...]
+
+
+class Dependents(Document, frozen=True, kw_only=True):
+    """All that depends on a subject, oldest first."""
+
+    kind: RevocationKind
+    subject: str
+    revoked: bool
+    attempts: tuple[Dependent, ...]
+    sealed: tuple[Published, ...]
+    """Versions that its key sealed, or that are sealed to it."""
 
 
 class AgentTask(Document, frozen=True, kw_only=True):

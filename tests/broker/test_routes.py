@@ -15,11 +15,12 @@ from ppml_airflow.broker.service.callers import Caller, hash_token
 from ppml_airflow.broker.service.routes import ROUTES, Route
 from ppml_airflow.protocol.messages import OpenRun, ReleaseRequest
 from tests.support.broker_world import PIPELINE, World
+from tests.support.simulated_run import MEASUREMENT
 
 TABLE = Path(__file__).parents[2] / "docs" / "reference" / "broker-routes.md"
 TOKEN_ROUTES = [route for route in ROUTES if route.needs_token]
 STORES = ("sqlite",)
-OF_RUNS = [route for route in TOKEN_ROUTES if "changes" not in route.path]
+OF_RUNS = [route for route in TOKEN_ROUTES if "{since}" not in route.path and "{subject}" not in route.path]
 
 
 def name_of(route: Route) -> str:
@@ -50,6 +51,8 @@ def asked(world: World) -> dict[str, str]:
         "dag_id": "nightly",
         "airflow_run_id": "manual",
         "since": "0",
+        "kind": "measurement",
+        "subject": MEASUREMENT.hex(),
     }
 
 
@@ -96,7 +99,7 @@ def test_a_user_of_another_pipeline_learns_and_changes_nothing(
 
 def test_a_user_of_another_pipeline_hears_of_no_change_in_this_one(world: World, asked: dict[str, str]) -> None:
     world.callers[hash_token("second")] = Caller(name="second", pipelines=("payroll",))
-    route = next(route for route in TOKEN_ROUTES if route not in OF_RUNS)
+    route = next(route for route in TOKEN_ROUTES if "{since}" in route.path)
     seen = ask(world, route, path=asked, token="Bearer airflow").json()["number"]
     world.pass_gate(asked["run_id"])
     told = {

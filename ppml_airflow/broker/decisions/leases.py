@@ -22,7 +22,7 @@ from ppml_airflow.errors import PolicyDeniedError, UnavailableError, Verificatio
 from ppml_airflow.signing import verify_signature
 from ppml_airflow.units import Digest, format_instant, parse_instant
 
-LeaseState = Literal["current", "fenced", "cancelled", "expired", "closed"]
+LeaseState = Literal["current", "fenced", "cancelled", "expired", "closed", "revoked"]
 
 GRANT_LIFETIME = timedelta(hours=6)
 LEASE_MARGIN = timedelta(minutes=5)
@@ -284,9 +284,11 @@ def _certified(certificates: Certificates, *, role: Role, subject: str, datasets
 def lease_state(
     lease: Lease, *, current_attempt: int, outcome: str, closed: bool, epoch: int, now: datetime
 ) -> LeaseState:
-    """Whether a guest may go on: `current`, `fenced`, `cancelled`, `expired` or `closed`."""
+    """Whether a guest may go on: `current`, `fenced`, `cancelled`, `expired`, `closed` or `revoked`."""
     if outcome == "cancelled":
         return "cancelled"
+    if outcome == "revoked":
+        return "revoked"
     if closed:
         return "closed"
     if lease.attempt != current_attempt or outcome not in ("open", "committed", "ended") or epoch != lease.epoch:

@@ -17,6 +17,7 @@ _STATES = {
     "cancelled": "it was cancelled",
     "expired": "its time is over",
     "closed": "the run is closed",
+    "revoked": "what it stood on was revoked",
 }
 
 

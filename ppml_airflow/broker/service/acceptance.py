@@ -59,5 +59,8 @@ def accept(
     in_force = ledger.approval_in_force(case.approval.pipeline)
     require_in_force(case.approval, digest=case.run.approval, in_force=in_force, now=ledger.now)
     require_turn(case.step, approval=case.approval, run=case.run, state=case.state, now=ledger.now)
+    ledger.require_not_revoked(("approval", case.run.approval))
+    for pinned in case.job.inputs:
+        ledger.require_sound_manifest(pinned.manifest, dataset=pinned.dataset)
     # 4 the quote is authentic, covers nonce and K, and the policy in force accepts it
     return case, appraise_case(broker, case, ahead=ahead)

@@ -100,6 +100,7 @@ def _judge(
     # 2 an approved step, under the approval in force
     digest, approval = _approval(ledger, request.pipeline)
     require_in_force(approval, digest=digest, in_force=digest, now=ledger.now)
+    ledger.require_not_revoked(("approval", digest))
     scope = session_scope(approval=approval, approval_digest=digest, step_name=request.step)
     require_scope(binding, scope=scope)
     # 3 the quote is authentic, and the policy in force accepts it

@@ -21,6 +21,7 @@ from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.report_data import public_jwk, report_data
 from ppml_airflow.attestation.verification import VerifiedEvidence
 from ppml_airflow.broker.decisions.leases import require_fresh
+from ppml_airflow.broker.decisions.revocations import subjects_of_evidence
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, find_job
 from ppml_airflow.broker.service.ledger import Ledger
@@ -185,4 +186,5 @@ def appraise_quote(
             now=ledger.now,
         )
     )
+    ledger.require_not_revoked(*subjects_of_evidence(verified))
     return ahead

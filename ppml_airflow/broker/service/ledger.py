@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -18,9 +19,10 @@ from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.leases import HOLDER_LAPSE
+from ppml_airflow.broker.decisions.revocations import Subject, describe_revocation, require_not_revoked
 from ppml_airflow.broker.service import verified
 from ppml_airflow.broker.service.log import StoredLog
-from ppml_airflow.domain.documents import Approval, DatasetVersion, Domain, Lease, Pins, Run
+from ppml_airflow.domain.documents import Approval, Certificate, DatasetVersion, Domain, Lease, Pins, Revocation, Run
 from ppml_airflow.domain.trust import Certificates
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, UnavailableError, VerificationError
 from ppml_airflow.provenance.log import LogKind
@@ -104,8 +106,47 @@ class Ledger:
     def certificates(self) -> Certificates:
         """The owners' certificates, verified once per decision."""
         if self._certificates is None:
-            self._certificates = verified.certificates_of(tuple(self.envelopes("certificate")), domain=self.domain)
+            found = verified.certificates_of(tuple(self.envelopes("certificate")), domain=self.domain)
+            self._certificates = found.without(self.revocations) if self.revocations else found
         return self._certificates
+
+    def certificate_envelopes(self) -> tuple[Envelope, ...]:
+        """The signed certificates that are not revoked: what agents and guests may rely on."""
+        revoked = self.certificates().revoked
+        return tuple(
+            envelope
+            for envelope in self.envelopes("certificate")
+            if canonical.decode(envelope.payload, into=Certificate).serial not in revoked
+        )
+
+    @cached_property
+    def revocations(self) -> tuple[Revocation, ...]:
+        """What the owners have revoked, as it stood when it was first asked for."""
+        found = self.envelopes("revocation")
+        return tuple(verified.owner_document(envelope, into=Revocation, domain=self.domain) for envelope in found)
+
+    def require_not_revoked(self, *subjects: Subject) -> None:
+        """Refuse what stands on something that is revoked.
+
+        Raises:
+            PolicyDeniedError: what is revoked, since when and why (`revoked`).
+        """
+        require_not_revoked(subjects, revocations=self.revocations)
+
+    def require_sound_manifest(self, digest: Digest, *, dataset: str) -> None:
+        """Refuse a committed version whose making stood on something that is revoked.
+
+        Raises:
+            PolicyDeniedError: it did (`revoked`).
+        """
+        row = store.find(self.connection, store.revoked_manifest, manifest=digest)
+        if row is not None:
+            revocation = verified.owner_document(self.envelope(row.revocation), into=Revocation, domain=self.domain)
+            raise PolicyDeniedError(
+                f"this version of {dataset} depends on {describe_revocation(revocation)}",
+                code="revoked",
+                hint="seal or compute it anew, then start a new run",
+            )
 
     def approval(self, digest: Digest) -> Approval:
         """An approval, verified under the owners' roots."""

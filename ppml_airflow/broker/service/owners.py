@@ -65,6 +65,7 @@ def put_approval(broker: Broker, *, envelope: Envelope) -> Digest:
         in_force = ledger.approval_in_force(approval.pipeline)
         require_successor(approval, digest=envelope.digest, in_force=in_force)
         require_in_force(approval, digest=envelope.digest, in_force=envelope.digest, now=ledger.now)
+        ledger.require_not_revoked(("approval", envelope.digest))
         ledger.put(envelope, kind="approval")
         connection, table = ledger.connection, store.approval_in_force
         store.delete(connection, table, pipeline=approval.pipeline)

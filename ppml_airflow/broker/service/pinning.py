@@ -20,7 +20,7 @@ def pin_heads(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run) -
     """At OPEN-RUN: pin every input with rule `head`.
 
     Raises:
-        PolicyDeniedError: such a dataset has no version yet.
+        PolicyDeniedError: such a dataset has no version yet, or the newest depends on something that is revoked.
     """
     for step in approval.steps:
         for wanted in step.inputs:
@@ -33,6 +33,7 @@ def pin_heads(broker: Broker, ledger: Ledger, *, approval: Approval, run: Run) -
                     code="input_missing",
                     hint="its owner seals a first version, then start the run again",
                 )
+            ledger.require_sound_manifest(head.manifest, dataset=head.dataset)
             _pin(ledger, run_id=run.run_id, step=step, version=head)
         _complete(broker, ledger, approval=approval, run=run, step=step)
 

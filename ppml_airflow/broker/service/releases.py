@@ -34,6 +34,7 @@ def release(broker: Broker, *, request: ReleaseRequest) -> ReleaseAnswer:
         run = ledger.run(request.run_id)
         approval = ledger.approval(run.approval)
         row, manifest_digest = _committed_output(ledger, run=run, dataset=request.dataset)
+        ledger.require_sound_manifest(manifest_digest, dataset=request.dataset)
         step = require_step(approval, name=row.step)
         certificates = ledger.certificates()
         recipient = certificates.serial(request.recipient, role="recipient", now=ledger.now)

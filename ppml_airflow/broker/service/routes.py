@@ -1,7 +1,7 @@
 """The broker's routes: one table. What each one asks for, whether it needs a token, which function answers it.
 
-Airflow's routes need a token. Documents, receipts and releases need none: their signature, or the recipient's private
-key, is the authority. Evidence comes in by Trustee's own routes, which are in `api`.
+All that is about runs needs a token. Documents and receipts need none: their signature is the authority. Evidence comes
+in by Trustee's own routes, which are in `api`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast, get_args
 
 from ppml_airflow.broker.service import (
     changes,
@@ -20,11 +20,13 @@ from ppml_airflow.broker.service import (
     owners,
     receipts,
     releases,
+    revocations,
     runs,
     sets,
 )
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller
+from ppml_airflow.domain.documents import RevocationKind
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError
 from ppml_airflow.protocol.messages import (
     AskSession,
@@ -32,6 +34,7 @@ from ppml_airflow.protocol.messages import (
     Bundle,
     Changes,
     Commit,
+    Dependents,
     DomainView,
     LeaseAnswer,
     LeaseStatus,
@@ -114,6 +117,14 @@ def _changes(broker: Broker, call: Call) -> Changes:
     return changes.changes(broker, since=_size(call, "since"), caller=_caller(call))
 
 
+def _dependents(broker: Broker, call: Call) -> Dependents:
+    kind = call.path["kind"]
+    if kind not in get_args(RevocationKind):
+        raise MalformedInputError(f"kind is {kind[:20]!r}, wanted one of {', '.join(get_args(RevocationKind))}")
+    subject = cast(RevocationKind, kind), call.path["subject"]
+    return revocations.dependents(broker, subject=subject, caller=_caller(call))
+
+
 def _health(broker: Broker, _call: Call) -> dict[str, str]:
     with broker.decision():
         pass
@@ -127,7 +138,7 @@ def _health(broker: Broker, _call: Call) -> dict[str, str]:
 
 def _domain(broker: Broker, _call: Call) -> DomainView:
     with broker.decision() as ledger:
-        certificates = tuple(ledger.envelopes("certificate"))
+        certificates = ledger.certificate_envelopes()
     return DomainView(
         domain_id=broker.domain.domain_id,
         name=broker.domain.name,
@@ -206,6 +217,22 @@ ROUTES: tuple[Route, ...] = (
         summary="The policy version in force",
         handle=lambda broker, call: owners.find_policy(broker, name=call.path["name"]),
         answer=Envelope | None,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/revocations",
+        summary="Revoke what the owners take back, and end what stands on it",
+        handle=_put(revocations.put_revocation),
+        body=Envelope,
+        answer=dict[str, Digest],
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/dependents/{{kind}}/{{subject}}",
+        summary="Runs and outputs that depend on what is, or would be, revoked",
+        handle=_dependents,
+        answer=Dependents,
+        needs_token=True,
     ),
     Route(
         method="POST",

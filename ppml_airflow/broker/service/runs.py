@@ -43,6 +43,7 @@ def open_run(broker: Broker, *, request: OpenRun) -> RunView:
             )
         approval = ledger.approval(digest)
         require_in_force(approval, digest=digest, in_force=digest, now=ledger.now)
+        ledger.require_not_revoked(("approval", digest))
         run = decide_open_run(
             approval=approval,
             approval_digest=digest,
@@ -109,7 +110,7 @@ def bundle(broker: Broker, *, run_id: str, step_name: str) -> Bundle:
         envelope, document = pins
         return Bundle(
             approval=ledger.envelope(run.approval),
-            certificates=tuple(ledger.envelopes("certificate")),
+            certificates=ledger.certificate_envelopes(),
             run=ledger.envelope(row.digest),
             pins=envelope,
             manifests=tuple(ledger.envelope(pinned.manifest) for pinned in document.inputs),

@@ -198,6 +198,13 @@ seen_number = sa.Table(
     sa.Column("number", sa.BigInteger, nullable=False),
 )
 """The highest numbers of collateral that verified here (`attestation.collateral.memory`)."""
+revoked_manifest = sa.Table(
+    "revoked_manifest",
+    SCHEMA,
+    sa.Column("manifest", sa.String, primary_key=True),
+    sa.Column("revocation", sa.String, nullable=False),
+)
+"""Committed versions of datasets that were made with something that is revoked."""
 passport = sa.Table(
     "passport",
     SCHEMA,
