@@ -29,6 +29,7 @@ from ppml_airflow.errors import (
 )
 from ppml_airflow.protocol.messages import (
     AskSession,
+    AskToken,
     Attest,
     Bundle,
     Commit,
@@ -44,6 +45,7 @@ from ppml_airflow.protocol.messages import (
     ReleaseRequest,
     RunView,
     StepStatus,
+    Token,
 )
 from ppml_airflow.provenance.log import Consistency
 from ppml_airflow.signing import Envelope
@@ -317,6 +319,14 @@ class BrokerClient(JsonClient):
     def enclave_session(self, request: AskSession) -> Envelope:
         """Open or renew the session of this enclave: a signed `EnclaveSession`, and no key."""
         return self.call("POST", "/ppml/v1/enclave-sessions", body=request, into=Envelope)
+
+    def token(self, audience: str) -> str:
+        """A signed attestation result (EAR) about this session's accepted evidence, for a service of that name."""
+        return self.call("POST", "/ppml/v1/token", body=AskToken(audience=audience), into=Token).token
+
+    def jwks(self) -> dict[str, Any]:
+        """The keys that sign tokens (RFC 7517)."""
+        return self.call("GET", "/ppml/v1/jwks", into=dict[str, Any])
 
     def commit(self, request: Commit) -> StepStatus:
         """Hand in the receipt (idempotent)."""

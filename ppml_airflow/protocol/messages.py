@@ -211,6 +211,18 @@ class DomainView(Document, frozen=True, kw_only=True):
     certificates: tuple[Envelope, ...]
 
 
+class AskToken(Document, frozen=True, kw_only=True):
+    """For whom a token about accepted evidence is."""
+
+    audience: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Token(Document, frozen=True, kw_only=True):
+    """A signed attestation result: a compact JWT."""
+
+    token: str
+
+
 class DependentOutput(Document, frozen=True, kw_only=True):
     """A version of a dataset that an enclave made."""
 

@@ -39,6 +39,7 @@ DROP TABLE enclave_session;
 DROP TABLE member_set;
 DROP TABLE waiting_member;
 DROP TABLE revoked_manifest;
+DROP TABLE token_key;
 DROP INDEX ix_attempt_set_id;
 ALTER TABLE attempt DROP COLUMN set_id;
 ALTER TABLE attempt DROP COLUMN member;

@@ -23,6 +23,7 @@ from ppml_airflow.broker.service import (
     revocations,
     runs,
     sets,
+    tokens,
 )
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller
@@ -30,6 +31,7 @@ from ppml_airflow.domain.documents import RevocationKind
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError
 from ppml_airflow.protocol.messages import (
     AskSession,
+    AskToken,
     Attest,
     Bundle,
     Changes,
@@ -45,6 +47,7 @@ from ppml_airflow.protocol.messages import (
     ReleaseRequest,
     RunView,
     StepStatus,
+    Token,
 )
 from ppml_airflow.provenance.log import Consistency
 from ppml_airflow.signing import Envelope
@@ -378,6 +381,21 @@ ROUTES: tuple[Route, ...] = (
         body=AskSession,
         answer=Envelope,
         judges_evidence=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{PPML}/token",
+        summary="A token about a session's accepted evidence",
+        handle=lambda broker, call: tokens.ask_token(broker, session_id=call.session_id, request=call.body),
+        body=AskToken,
+        answer=Token,
+    ),
+    Route(
+        method="GET",
+        path=f"{PPML}/jwks",
+        summary="The keys that sign tokens",
+        handle=lambda broker, _call: tokens.published_keys(broker),
+        answer=dict[str, Any],
     ),
     Route(
         method="GET",

@@ -29,6 +29,7 @@ from ppml_airflow.broker.store.tables import (
     run,
     seen_number,
     session,
+    token_key,
     waiting_member,
 )
 
@@ -65,6 +66,7 @@ __all__ = [
     "run",
     "seen_number",
     "session",
+    "token_key",
     "update",
     "waiting_member",
 ]

@@ -212,6 +212,15 @@ passport = sa.Table(
     sa.Column("closed", sa.LargeBinary, nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
+token_key = sa.Table(
+    "token_key",
+    SCHEMA,
+    sa.Column("kid", sa.String, primary_key=True),
+    sa.Column("created", sa.String, nullable=False),
+    sa.Column("public", sa.LargeBinary, nullable=False),
+    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+)
+"""Keys that sign tokens: public half as a JWK, private half wrapped by the KMS."""
 log = sa.Table(
     "log",
     SCHEMA,

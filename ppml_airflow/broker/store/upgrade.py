@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from ppml_airflow.errors import ConfigurationError
 
-CURRENT = "0007"
+CURRENT = "0008"
 """The newest revision under `migrations/versions`."""
 
 _FIRST = "0001"

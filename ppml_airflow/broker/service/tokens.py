@@ -1,0 +1,116 @@
+"""The broker's tokens about accepted evidence, and the keys that sign them, which change every day.
+
+A key lies in the store, its private half wrapped by the KMS, so that all instances sign with the same. It is published
+until the last token that it signed has expired, and then forgotten.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any
+
+from joserfc.jwk import ECKey
+
+from ppml_airflow import canonical
+from ppml_airflow.attestation.evidence import Evidence
+from ppml_airflow.attestation.report_data import public_jwk
+from ppml_airflow.attestation.verification import verify_evidence
+from ppml_airflow.broker import store
+from ppml_airflow.broker.decisions.ear import LIFETIME, ear_claims, sign_ear
+from ppml_airflow.broker.service.broker import Broker
+from ppml_airflow.broker.service.issuing import RELEASE_KEK
+from ppml_airflow.broker.service.ledger import Ledger
+from ppml_airflow.broker.service.sessions import load_session
+from ppml_airflow.errors import PolicyDeniedError
+from ppml_airflow.protocol.messages import AskToken, Token
+from ppml_airflow.provenance.passport import EvidenceRecord
+from ppml_airflow.units import format_instant, parse_instant
+
+SIGNS_FOR = timedelta(hours=24)
+_PUBLISHED_FOR = SIGNS_FOR + 2 * LIFETIME
+
+
+def ask_token(broker: Broker, *, session_id: str, request: AskToken) -> Token:
+    """A token about the evidence of an RCAR session, while the session lasts.
+
+    Raises:
+        VerificationError: there is no such session.
+        PolicyDeniedError: its evidence has not been accepted, or what it stands on is revoked.
+    """
+    with broker.decision() as ledger:
+        session = load_session(ledger, session_id=session_id)
+        record = _accepted(ledger, binding=session.binding, nonce=session.nonce)
+        kept = store.find(ledger.connection, store.collateral, digest=record.collateral)
+        if session.answer is None or kept is None or parse_instant(session.expires) <= ledger.now:
+            raise _not_accepted()
+        evidence, at = Evidence(tee=record.tee, quote=record.quote), parse_instant(record.time)
+        verified = verify_evidence(evidence, collateral=kept.content, roots=broker.roots, now=at)
+        ledger.require_not_revoked(("measurement", verified.measurement), ("platform", verified.platform))
+        row = next(one for one in _attempts(ledger, binding=session.binding))
+        step = ledger.approval(ledger.run(row.run_id).approval).step(record.step)
+        claims = ear_claims(
+            verified,
+            issuer=broker.domain.domain_id,
+            audience=request.audience,
+            nonce=record.nonce,
+            key=public_jwk(record.binding.signing_key),
+            policy=record.policy,
+            image=step.image if step else record.step,
+            build=version("ppml-airflow"),
+            now=ledger.now,
+        )
+        return Token(token=sign_ear(claims, key=_signing_key(broker, ledger)))
+
+
+def published_keys(broker: Broker) -> dict[str, Any]:
+    """The JWKS (RFC 7517): the key that signs, and those whose tokens may still be good."""
+    with broker.decision() as ledger:
+        _signing_key(broker, ledger)
+        rows = store.find_all(ledger.connection, store.token_key, order="created")
+        return {"keys": [canonical.decode(row.public, into=dict) for row in reversed(rows)]}
+
+
+def _accepted(ledger: Ledger, *, binding: str, nonce: str) -> EvidenceRecord:
+    for row in _attempts(ledger, binding=binding):
+        record = canonical.decode(row.evidence, into=EvidenceRecord)
+        if record.nonce == nonce:
+            return record
+    raise _not_accepted()
+
+
+def _attempts(ledger: Ledger, *, binding: str) -> list[Any]:
+    return store.find_all(ledger.connection, store.attempt, order="id", binding=binding)
+
+
+def _not_accepted() -> PolicyDeniedError:
+    return PolicyDeniedError(
+        "evidence of this session has not been accepted, so there is no token about it",
+        code="not_accepted",
+        hint="ask for the lease first, and for the token within the session",
+    )
+
+
+def _signing_key(broker: Broker, ledger: Ledger) -> ECKey:
+    """The key of today; made when yesterday's is old. Keys whose tokens have all expired are forgotten."""
+    connection, table = ledger.connection, store.token_key
+    newest = None
+    for row in store.find_all(connection, table, order="created"):
+        age = ledger.now - parse_instant(row.created)
+        if age >= _PUBLISHED_FOR:
+            store.delete(connection, table, kid=row.kid)
+        elif age < SIGNS_FOR:
+            newest = row
+    if newest is not None:
+        private = broker.kms.unwrap(newest.wrapped, key_id=RELEASE_KEK, context=_context(newest.kid))
+        return ECKey.import_key(canonical.decode(private, into=dict))
+    key = ECKey.generate_key("P-256", {"use": "sig", "alg": "ES256"}, auto_kid=True)
+    kid = str(key.kid)
+    wrapped = broker.kms.wrap(canonical.encode(key.as_dict(private=True)), key_id=RELEASE_KEK, context=_context(kid))
+    public = canonical.encode(key.as_dict(private=False))
+    store.insert(connection, table, kid=kid, created=format_instant(ledger.now), public=public, wrapped=wrapped)
+    return key
+
+
+def _context(kid: str) -> dict[str, str]:
+    return {"purpose": "token key", "kid": kid}
