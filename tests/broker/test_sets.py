@@ -12,13 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from ppml_airflow import canonical
+from ppml_airflow.attestation.policy import ImageReference
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
 from ppml_airflow.broker import store
-from ppml_airflow.domain.documents import Member, RunClosed
+from ppml_airflow.domain.documents import Member, Revocation, RunClosed
 from ppml_airflow.domain.sets import require_whole
 from ppml_airflow.errors import PolicyDeniedError, PpmlError, UnavailableError, VerificationError
 from ppml_airflow.keys.keystore import KeystoreFile
-from ppml_airflow.protocol.messages import LeaseAnswer
+from ppml_airflow.protocol.messages import LeaseAnswer, ReleaseRequest
 from ppml_airflow.provenance.completeness import Attempt, match_attempts
 from ppml_airflow.provenance.passport import parse_passport
 from ppml_airflow.provenance.report import PassportReport
@@ -26,7 +27,9 @@ from ppml_airflow.provenance.sets import require_sets
 from ppml_airflow.provenance.trust_bundle import make_trust_bundle
 from ppml_airflow.provenance.verification import verify_passport
 from ppml_airflow.sealing import wrapping
+from ppml_airflow.units import format_instant
 from tests.support.broker_world import Guest, World, one_step
+from tests.support.policies import MEASUREMENT
 
 STORES = ("sqlite", "postgresql, slow")
 MEMBERS = 3
@@ -453,6 +456,60 @@ def test_a_silent_leader_loses_its_outputs_and_its_set_with_them(world: World, r
     world.pass_gate(other)
     whole_set(world, other)
     assert {world.client.lease_status(guest.lease.lease_id).state for guest in members} == {"fenced"}
+
+
+# ---------------------------------------------------------------- revocations
+
+OTHER = bytes(31) + b"\7"
+"""Another image that the owners accept."""
+
+
+def set_with_another_image(world: World, run_id: str) -> list[Guest]:
+    """The last member runs what is going to be revoked."""
+    accepted = ImageReference(measurements=(MEASUREMENT.hex(), OTHER.hex()))
+    world.client.put_policy(world.owners.root.sign(world.policy(version=2, images={"spark": accepted})))
+    world.pass_gate(run_id)
+    leader, other, last = open_members(world, run_id)
+    last.measurement = OTHER
+    wait(other, last)
+    leader.ask()
+    return [leader, ask_all(other), ask_all(last)]
+
+
+def ask_all(guest: Guest) -> Guest:
+    ask(guest)
+    return guest
+
+
+def revoke_other(world: World) -> None:
+    revocation = Revocation(
+        domain_id=world.owners.domain.domain_id,
+        kind="measurement",
+        subject=OTHER.hex(),
+        reason="it leaks",
+        time=format_instant(world.now),
+    )
+    world.client.put_revocation(world.owners.root.sign(revocation))
+
+
+def test_revoking_what_one_member_runs_ends_the_whole_set(world: World, run_id: str) -> None:
+    leader, *others = set_with_another_image(world, run_id)
+    revoke_other(world)
+    states = {world.client.lease_status(guest.lease.lease_id).state for guest in (leader, *others)}
+    assert states == {"revoked"}
+    with refused(PolicyDeniedError, "lease_revoked"):
+        commit(world, leader)
+
+
+def test_what_a_revoked_member_had_a_part_in_is_not_released(world: World, run_id: str) -> None:
+    leader, *_ = set_with_another_image(world, run_id)
+    commit(world, leader)
+    found = world.client.dependents("measurement", OTHER.hex())
+    assert [output.dataset for one in found.attempts for output in one.outputs] == ["report"]
+    revoke_other(world)
+    serial = world.owners.recipient_certificate.serial
+    with refused(PolicyDeniedError, "revoked"):
+        world.client.release(ReleaseRequest(run_id=run_id, dataset="report", recipient=serial))
 
 
 # ---------------------------------------------------------------- passports

@@ -163,7 +163,12 @@ def _run(ledger: Ledger, run_id: str) -> Run:
 
 
 def _outputs(ledger: Ledger, row: sa.Row[Any]) -> list[sa.Row[Any]]:
-    return store.find_all(ledger.connection, store.manifest, order="dataset", lease_id=row.lease_id)
+    """What an attempt made; of a set what its leader wrote, whichever member had a part in it."""
+    members = store.find_all(ledger.connection, store.attempt, order="id", set_id=row.set_id) if row.set_id else [row]
+    made = (
+        store.find_all(ledger.connection, store.manifest, order="dataset", lease_id=one.lease_id) for one in members
+    )
+    return [output for outputs in made for output in outputs]
 
 
 def _describe(ledger: Ledger, row: sa.Row[Any], *, run: Run, through: str) -> Dependent:
