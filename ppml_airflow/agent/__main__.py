@@ -6,7 +6,6 @@ Prints `ready` with its address once it listens. Exit codes as everywhere: 2 for
 from __future__ import annotations
 
 import logging
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from ppml_airflow.agent.service import build_app
 from ppml_airflow.agent.settings import load_settings
 from ppml_airflow.agent.tasks import Tasks
 from ppml_airflow.errors import PpmlError
+from ppml_airflow.hardening import harden
 from ppml_airflow.protocol.listening import listening_socket
 
 
@@ -26,7 +26,7 @@ from ppml_airflow.protocol.listening import listening_socket
 @click.option("--config", "config", required=True, type=click.Path(path_type=Path), help="The agent's YAML file.")
 def main(config: Path) -> None:
     """Serve an owner's or recipient's agent."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold keys and plaintext
+    harden()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

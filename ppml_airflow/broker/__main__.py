@@ -10,12 +10,14 @@ import click
 
 from ppml_airflow.broker.service.serving import run
 from ppml_airflow.errors import PpmlError
+from ppml_airflow.hardening import harden
 
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), required=True)
 def main(config: Path) -> None:
     """Serve the broker."""
+    harden()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         run(config)

@@ -14,6 +14,7 @@ import click
 
 from ppml_airflow.cli.terminal import plain
 from ppml_airflow.errors import PpmlError
+from ppml_airflow.hardening import harden
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "approve": ("approve:approve", "Show an approval in words, and sign it as an owner"),
@@ -64,6 +65,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: run a command and turn its error into an exit code."""
+    harden()  # owners sign here, `ppml broker serve` serves here
     try:
         cli.main(arguments, prog_name="ppml", standalone_mode=True)
     except PpmlError as error:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from ppml_airflow.enclaves.installation import load_domain, load_installation
 from ppml_airflow.errors import UnavailableError
-from ppml_airflow.guest.process import die_with_channel, die_with_parent, harden, require_clean_environment
+from ppml_airflow.guest.process import die_with_channel, die_with_parent, require_clean_environment
 from ppml_airflow.guest.session import Surroundings, WorkloadFactory, run_guest
 from ppml_airflow.guest.speech import Speech
+from ppml_airflow.hardening import harden
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.launches import LineSocket, QuoteAnswer, QuoteRequest
 from ppml_airflow.protocol.messages import LaunchRequest

@@ -1,4 +1,4 @@
-"""The guest's own process: dies with the service that measured it, hides its memory, inherits nothing.
+"""The guest's own process: dies with the service that measured it, inherits nothing.
 
 Source: prctl(2), poll(2).
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import resource
 import select
 import signal
 import socket
@@ -17,14 +16,8 @@ from collections.abc import Mapping
 
 from ppml_airflow.errors import ConfigurationError, UnavailableError
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG = 1
 _REFUSED = re.compile(r"LD_.*|PYTHON.*|GLIBC_.*|(_JAVA|JAVA_TOOL|JDK_JAVA)_OPTIONS|CLASSPATH")
-
-
-def harden() -> None:
-    """Hide memory from debuggers, leave no core file."""
-    _prctl(_PR_SET_DUMPABLE, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def die_with_parent(parent: int) -> None:
@@ -33,7 +26,7 @@ def die_with_parent(parent: int) -> None:
     Raises:
         UnavailableError: it is gone already.
     """
-    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         raise UnavailableError("the service that started this guest is gone", code="service_gone")
 
@@ -48,10 +41,6 @@ def die_with_channel(channel: socket.socket) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="channel", daemon=True).start()
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def require_clean_environment(environment: Mapping[str, str]) -> None:

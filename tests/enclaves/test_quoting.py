@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -329,3 +330,21 @@ def test_a_folder_for_private_directories_that_others_can_read_is_refused(tmp_pa
     (tmp_path / "open").mkdir(mode=0o755)
     with pytest.raises(ConfigurationError, match="is not a folder of ours"):
         PrivateFolders(tmp_path / "open")
+
+
+STRANGER = """
+import ctypes, os, socket, sys
+os.seteuid(65534)
+ctypes.CDLL(None).setfsuid(0)  # past the modes of folder and socket
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect(sys.argv[1])
+    print(connection.recv(1))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may connect as somebody else")
+def test_another_user_who_reached_the_socket_is_hung_up_on(served: SmallInstallation) -> None:
+    command = [sys.executable, "-c", STRANGER, str(served.socket)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "b''\n"
+    assert served.runtime.run(launch_request("end"), on_event=ignore).state == "committed"

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from ppml_airflow.enclaves.quoting.service import QuotingService
 from ppml_airflow.errors import PpmlError
+from ppml_airflow.hardening import harden
 
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT."""
+    harden()
     parser = argparse.ArgumentParser(prog="ppml_airflow.enclaves.quoting", description="Launch, measure, quote guests.")
     parser.add_argument("--home", type=Path, required=True, help="PPML_HOME")
     parser.add_argument("--socket", type=Path, required=True, help="the Unix socket to listen on")

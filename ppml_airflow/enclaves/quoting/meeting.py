@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from pathlib import Path
 
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
 from ppml_airflow.enclaves.quoting.relay import Relay
 from ppml_airflow.errors import UnavailableError
+from ppml_airflow.protocol.peers import user_of
 
 
 class Meeting:
@@ -38,8 +38,7 @@ class Meeting:
         connection.settimeout(None)
         (self.folder / "guest.sock").unlink(missing_ok=True)
         self._listener.close()
-        _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if user != self._user[0]:
+        if user_of(connection) != self._user[0]:
             connection.close()
             raise UnavailableError("somebody else than the guest took its socket", code="guest_ended")
         return connection

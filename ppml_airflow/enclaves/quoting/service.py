@@ -42,6 +42,7 @@ from ppml_airflow.protocol.launches import (
     WatchStarted,
 )
 from ppml_airflow.protocol.messages import LaunchRequest
+from ppml_airflow.protocol.peers import is_own, user_of
 
 _log = logging.getLogger(__name__)
 _DAY_S = 24 * 3600
@@ -92,6 +93,10 @@ class QuotingService:
             while not self._stopping.is_set():
                 with suppress(OSError):  # stop() shuts the listener down
                     connection, _ = self._listener.accept()
+                    if not is_own(connection):
+                        _log.warning("user %d is not served", user_of(connection))
+                        connection.close()
+                        continue
                     self._connections.add(connection)
                     threads = [thread for thread in threads if thread.is_alive()]
                     threads.append(threading.Thread(target=self._serve_connection, args=(connection,)))
