@@ -130,6 +130,22 @@ def verify_evidence(
     return _read_claims(claims_json, evidence=evidence, roots=roots, stated=_stated(collateral))
 
 
+def reread_quote(quote: bytes) -> tuple[str, str]:
+    """Measurement and platform, as `VerifiedEvidence` has them, of a quote that was verified before.
+
+    Raises:
+        MalformedInputError: it does not parse, so it never was.
+    """
+    try:
+        parsed = dcap_qvl.parse_quote(quote)
+        report = parsed.report
+        registers = ("mr_td", "rt_mr0", "rt_mr1", "rt_mr2", "rt_mr3") if parsed.is_tdx() else ("mr_enclave",)
+        measurement = ":".join(bytes(getattr(report, name)).hex() for name in registers)
+        return measurement, bytes(parsed.pck_extension().ppid).hex()
+    except (ValueError, AttributeError) as error:
+        raise MalformedInputError(f"quote does not parse: {str(error)[:200]}", code="quote_malformed") from error
+
+
 def _verify_under_any(quote: bytes, *, collateral: bytes, roots: tuple[TrustRoot, ...], now_s: int) -> str:
     parsed = _parse_collateral(collateral)
     policy = dcap_qvl.QuotePolicy.claims_only(now_s)

@@ -189,9 +189,9 @@ class Owner:
 
     # ---------------------------------------------------------------- revocations
 
-    def store_revocation(self, revocation: Revocation) -> Envelope:
-        """Sign a revocation and keep it."""
-        envelope = self.sign(revocation)
+    def store_revocation(self, envelope: Envelope) -> Envelope:
+        """Keep a revocation that is signed."""
+        revocation = self._verify(envelope, into=Revocation)
         name = f"{revocation.kind}-{envelope.digest.removeprefix('sha256:')[:16]}.json"
         return self._store(self.folder / "revocations" / name, envelope)
 

@@ -35,7 +35,7 @@ from ppml_airflow.units import format_instant, spell_trust
 )
 @click.option("--show", is_flag=True, help="Say what depends on it, and revoke nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="What depends on it as JSON, for scripts; asks nothing.")
+@click.option("--json", "as_json", is_flag=True, help="What depends on it as JSON, for scripts; with --show or --yes.")
 def revoke(
     kind: RevocationKind,
     subject: str,
@@ -53,6 +53,8 @@ def revoke(
     are not released again. Nothing takes it back."""
     home = Home.default()
     owner = Owner.load(home, key_files=keys)
+    if as_json and not yes and not show:
+        raise ConfigurationError("--json asks nothing", hint="add --show to look, or --yes to revoke")
     if not show and not reason:
         raise ConfigurationError("--reason is missing", hint="say why; whoever is refused will read it")
     revocation = canonical.convert(
@@ -73,8 +75,9 @@ def revoke(
             if not yes and not as_json:
                 trust = spell_trust(owner.domain.trust)
                 click.confirm(f"Revoke as owner of domain {owner.domain.name} (trust: {trust})?", abort=True)
-            envelope = owner.store_revocation(revocation)
+            envelope = owner.sign(revocation)
             broker.put_revocation(envelope)
+            owner.store_revocation(envelope)
             found = broker.dependents(kind, subject)
             if not as_json:
                 click.echo(f"revoked: {envelope.digest}")

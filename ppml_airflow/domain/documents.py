@@ -7,6 +7,7 @@ Values only. Who signs each: `docs/reference/documents.md`. How each is checked:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -70,17 +71,31 @@ class Certificate(SignedDocument, frozen=True, kw_only=True):
 RevocationKind = Literal["measurement", "platform", "approval", "certificate", "key"]
 
 
+_DIGEST = "sha256:[0-9a-f]{64}"
+_REVOCABLE: Mapping[RevocationKind, str] = {
+    "measurement": "[0-9a-f]{64}|[0-9a-f]{96}(:[0-9a-f]{96}){4}",
+    "platform": "[0-9a-f]{32}",
+    "approval": _DIGEST,
+    "certificate": "[0-9a-f]{32}",
+    "key": _DIGEST,
+}
+
+
 class Revocation(SignedDocument, frozen=True, kw_only=True):
     """The owners' word that something is not to be relied on any more. Nothing takes it back."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.revocation.v1+json"
     domain_id: Digest
     kind: RevocationKind
-    subject: Annotated[str, Meta(pattern=r"^[0-9a-z:]{32,600}$(?!\n)")]
-    """Measurement: as evidence states it, hex. Platform: its PPID, 32 hex. Approval: digest. Certificate: serial. Key:
-    key id."""
+    subject: Annotated[str, Meta(max_length=600)]
+    """Measurement: SGX 64 hex, TDX five times 96 hex, joined by colons. Platform: its PPID, 32 hex. Approval: digest.
+    Certificate: serial. Key: key id."""
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
     time: Instant
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(_REVOCABLE[self.kind], self.subject):
+            raise ValueError(f"subject is no {self.kind}; wanted the form {_REVOCABLE[self.kind]}")
 
 
 class IntegerParam(Document, tag_field="type", tag="integer", frozen=True, kw_only=True):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Callable
 
 import msgspec
 import pytest
 
 from ppml_airflow import canonical
+from ppml_airflow.broker import store
 from ppml_airflow.broker.service.callers import Caller, hash_token
 from ppml_airflow.domain.documents import Revocation, RevocationKind
 from ppml_airflow.errors import PolicyDeniedError, PpmlError, VerificationError
 from ppml_airflow.protocol.messages import Dependents, ReleaseRequest
 from ppml_airflow.provenance.log import LogEntry
+from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import Envelope, SigningKey
 from ppml_airflow.units import format_instant
 from tests.support.broker_world import Guest, World
@@ -176,6 +179,44 @@ def test_dependents_are_listed_before_and_after_also_through_inputs(world: World
         assert told == [("aggregate", "committed", True), ("summarise", "revoked" if revoked else "open", True)]
         (made,) = found.attempts[0].outputs
         assert (made.dataset, made.released) == ("report", False)
+
+
+@pytest.mark.parametrize("name", ["recipient", "log"])
+def test_what_was_sealed_to_a_revoked_reader_stays_good_for_all_others(world: World, name: str) -> None:
+    first = leased(world)
+    first.commit()
+    serials = {"recipient": world.owners.recipient_certificate.serial, "log": first.lease.log_certificates[0]}
+    world.client.put_revocation(world.owners.root.sign(signed(world, "certificate", serials[name])))
+    with pytest.raises(PpmlError, match="has no unexpired certificate"):
+        Guest(world, run_id=first.job.run_id, step="summarise").ask()
+    key = SealingKey.generate().public
+    if name == "log":
+        world.owners.certify("log", subject="owner", key=key)
+    else:
+        world.owners.certify("recipient", subject="analyst", key=key, datasets=world.datasets)
+    world.client.put_certificate(world.owners.certificates[-1])
+    second = Guest(world, run_id=first.job.run_id, step="summarise")
+    second.ask()
+    assert [pinned.dataset for pinned in second.lease.inputs] == ["report"]
+
+
+@each_subject
+def test_a_guest_that_asks_again_after_the_revocation_gets_no_keys(world: World, name: str) -> None:
+    guest = leased(world)
+    assert guest.client.lease(guest.request()) == guest.answer
+    revoke(world, name)
+    with pytest.raises(PpmlError) as refused:
+        guest.client.lease(guest.request())
+    assert refused.value.code == "lease_revoked"
+
+
+def test_old_evidence_that_no_longer_verifies_stops_no_revocation_and_hides_nothing(world: World) -> None:
+    leased(world).commit()
+    with world.broker.store.transaction() as connection:
+        connection.execute(store.collateral.delete())
+    world.use(dataclasses.replace(world.broker, roots=()))
+    assert [one.step for one in ask_dependents(world, "measurement").attempts] == ["aggregate"]
+    revoke(world, "recipient")
 
 
 def test_a_released_output_is_listed_as_released(world: World) -> None:

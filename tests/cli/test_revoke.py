@@ -72,6 +72,8 @@ def test_a_revoked_key_is_not_certified_again(stack: Stack, owner: Owner) -> Non
     [
         (("certificate", "0" * 32), "--reason is missing"),
         (("certificate", "x", "--show"), "Revocation is malformed"),
+        (("measurement", "ab" * 48, "--show"), "subject is no measurement"),
+        (("certificate", "0" * 32, "--reason", "lost", "--json"), "--json asks nothing"),
         (("measurement", "ab\ncd" * 20, "--reason", "no"), "Revocation is malformed"),
     ],
 )

@@ -10,7 +10,7 @@ from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.service.ledger import Ledger
 from ppml_airflow.domain.documents import Denial, Lease
-from ppml_airflow.errors import PpmlError
+from ppml_airflow.errors import PolicyDeniedError, PpmlError
 from ppml_airflow.provenance.passport import EvidenceRecord
 from ppml_airflow.units import Digest
 
@@ -23,6 +23,17 @@ def end_open_attempts(ledger: Ledger, *, run_id: str, step: str | None, outcome:
             store.update(ledger.connection, store.attempt, where={"id": row.id}, outcome=outcome)
             free_reservations(ledger, lease_id=row.lease_id)
             ledger.changed(run_id)
+
+
+def require_lease_not_revoked(ledger: Ledger, *, lease: Digest) -> None:
+    """Keys of a lease are not handed out again once what it stood on is revoked.
+
+    Raises:
+        PolicyDeniedError: it is.
+    """
+    row = store.find(ledger.connection, store.attempt, lease=lease)
+    if row is None or row.outcome == "revoked":
+        raise PolicyDeniedError("lease is void: what it stood on was revoked", code="lease_revoked")
 
 
 def end_set(ledger: Ledger, *, set_id: str) -> None:

@@ -16,7 +16,12 @@ from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.leases import decide_grant, require_fresh, require_lease_allowed
 from ppml_airflow.broker.decisions.sets import require_role
 from ppml_airflow.broker.service.acceptance import accept
-from ppml_airflow.broker.service.attempts import end_open_attempts, record_denial, write_attempt
+from ppml_airflow.broker.service.attempts import (
+    end_open_attempts,
+    record_denial,
+    require_lease_not_revoked,
+    write_attempt,
+)
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, committed_receipt, find_job, require_unused
 from ppml_airflow.broker.service.enclave_sessions import require_session
@@ -50,7 +55,10 @@ def ask_lease(broker: Broker, *, session_id: str, request: Attest) -> LeaseAnswe
         session = load_session(ledger, session_id=session_id)
         if session.answer is not None:
             _require_repeated(session, request=request, ledger=ledger)
-            return canonical.decode(session.answer, into=LeaseAnswer)
+            repeated = canonical.decode(session.answer, into=LeaseAnswer)
+            if repeated.lease is not None:
+                require_lease_not_revoked(ledger, lease=repeated.lease.digest)
+            return repeated
         where: tuple[str, str] | None = None
         try:
             where = find_job(ledger, request.binding.job_digest)

@@ -14,10 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from ppml_airflow import canonical
-from ppml_airflow.attestation.evidence import Evidence
-from ppml_airflow.attestation.verification import verify_evidence
+from ppml_airflow.attestation.verification import reread_quote
 from ppml_airflow.broker import store
-from ppml_airflow.broker.decisions.revocations import Subject, refusal, subjects_of_evidence
+from ppml_airflow.broker.decisions.revocations import Subject, refusal
 from ppml_airflow.broker.service.attempts import end_open_attempts, record_denial
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller
@@ -28,7 +27,7 @@ from ppml_airflow.protocol.messages import Dependent, DependentOutput, Dependent
 from ppml_airflow.provenance.passport import EvidenceRecord
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.signing import Envelope
-from ppml_airflow.units import Digest, parse_instant
+from ppml_airflow.units import Digest
 
 _ATTEMPTS = sa.select(store.attempt).order_by(store.attempt.c.id)
 _SEALED = sa.select(store.manifest).where(store.manifest.c.lease_id.is_(None)).order_by(store.manifest.c.version)
@@ -42,7 +41,7 @@ def put_revocation(broker: Broker, *, envelope: Envelope) -> Digest:
     """
     revocation = verify_owner_document(envelope, into=Revocation, domain=broker.domain)
     with broker.decision() as ledger:
-        found = _find(broker, ledger, subject=(revocation.kind, revocation.subject))
+        found = _find(ledger, subject=(revocation.kind, revocation.subject))
         if not ledger.put(envelope, kind="revocation"):
             return envelope.digest
         error = refusal(revocation)
@@ -64,7 +63,7 @@ def put_revocation(broker: Broker, *, envelope: Envelope) -> Digest:
 def dependents(broker: Broker, *, subject: Subject, caller: Caller) -> Dependents:
     """What depends on a subject, revoked or not, as far as the caller may see it."""
     with broker.decision() as ledger:
-        found = _find(broker, ledger, subject=subject)
+        found = _find(ledger, subject=subject)
         shown = []
         for row in found.attempts:
             run = _run(ledger, row.run_id)
@@ -88,11 +87,12 @@ class _Found:
     through: dict[int, str] = field(default_factory=dict)
     """Attempt -> the input that made it dependent, if it does not stand on the subject itself."""
     manifests: set[Digest] = field(default_factory=set)
+    """Versions that were made with it: inputs no more, and not released."""
     sealed: list[Published] = field(default_factory=list)
     """Versions that a producer sealed."""
 
 
-def _find(broker: Broker, ledger: Ledger, *, subject: Subject) -> _Found:
+def _find(ledger: Ledger, *, subject: Subject) -> _Found:
     """All that stands on a subject, also through the inputs that earlier attempts made. Oldest first, in one pass."""
     found, certificates = _Found(), _all_certificates(ledger)
     for row in ledger.connection.execute(_SEALED):
@@ -105,42 +105,39 @@ def _find(broker: Broker, ledger: Ledger, *, subject: Subject) -> _Found:
         lease = canonical.decode(ledger.envelope(row.lease).payload, into=Lease) if row.lease else None
         pinned = ledger.pinned(row.run_id, row.step).values()
         tainted = [item.dataset for item in pinned if item.manifest in found.manifests]
-        if subject in set(_subjects_of_attempt(broker, ledger, row, lease=lease, certificates=certificates)):
-            pass
-        elif tainted:
-            found.through[row.id] = tainted[0]
-        else:
+        is_made_with_it = subject in set(_subjects_of_attempt(ledger, row, lease=lease, certificates=certificates))
+        if not is_made_with_it and not tainted and subject not in _readers(lease, certificates=certificates):
             continue
         if lease is None:
             found.grants.append(row)
             continue
         found.attempts.append(row)
-        found.manifests.update(made.digest for made in _outputs(ledger, row))
+        if tainted and not is_made_with_it:
+            found.through[row.id] = tainted[0]
+        if tainted or is_made_with_it:
+            found.manifests.update(made.digest for made in _outputs(ledger, row))
     return found
 
 
 def _subjects_of_attempt(
-    broker: Broker,
-    ledger: Ledger,
-    row: sa.Row[Any],
-    *,
-    lease: Lease | None,
-    certificates: dict[str, Certificate],
+    ledger: Ledger, row: sa.Row[Any], *, lease: Lease | None, certificates: dict[str, Certificate]
 ) -> Iterator[Subject]:
-    record = canonical.decode(row.evidence, into=EvidenceRecord)
-    kept = store.find(ledger.connection, store.collateral, digest=record.collateral)
-    if kept is not None:
-        evidence = Evidence(tee=record.tee, quote=record.quote)
-        yield from subjects_of_evidence(
-            verify_evidence(evidence, collateral=kept.content, roots=broker.roots, now=parse_instant(record.time))
-        )
+    """What an attempt, and so all that it made, stands on."""
+    measurement, platform = reread_quote(canonical.decode(row.evidence, into=EvidenceRecord).quote)
+    yield from (("measurement", measurement), ("platform", platform))
     yield "approval", _run(ledger, row.run_id).approval
     if lease is not None:
         yield from (("key", signature.keyid) for signature in ledger.envelope(row.lease).signatures)
-        serials: set[str | None] = set(lease.log_certificates)
-        for output in lease.outputs:
-            serials.update((output.dataset_certificate, *output.recipient_certificates))
+        serials = {output.dataset_certificate for output in lease.outputs}
         yield from _subjects_of_certificates(serials, certificates=certificates)
+
+
+def _readers(lease: Lease | None, *, certificates: dict[str, Certificate]) -> set[Subject]:
+    """Whom an attempt seals outputs and log to. What it made is no worse for it; only they get no key any more."""
+    serials: set[str | None] = set(lease.log_certificates) if lease else set()
+    for output in lease.outputs if lease else ():
+        serials.update(output.recipient_certificates)
+    return _subjects_of_certificates(serials, certificates=certificates)
 
 
 def _subjects_of_certificates(serials: set[str | None], *, certificates: dict[str, Certificate]) -> set[Subject]:
