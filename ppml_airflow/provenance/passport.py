@@ -9,17 +9,21 @@ Protocol: RunClosed, messages 13 and 14.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Final, Literal
+
+import msgspec
 
 from ppml_airflow import canonical
 from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import Binding, Certificate, Domain, Lease, NonNegative, Pins, Receipt
+from ppml_airflow.errors import MalformedInputError
 from ppml_airflow.provenance.log import LogEntry, LogProof
 from ppml_airflow.sealing.manifest import Manifest
 from ppml_airflow.signing import Envelope
 from ppml_airflow.units import MIB, Digest, Instant, Name
 
 MAX_PASSPORT_BYTES = 256 * MIB
+VERSION: Final = 2
 
 
 class EvidenceRecord(Document, frozen=True, kw_only=True):
@@ -115,7 +119,7 @@ def compose_contents(
             serials.update((output.dataset_certificate or "", *output.recipient_certificates))
     judged = {record.policy for record in evidence}
     return PassportContents(
-        version=2,
+        version=VERSION,
         domain=domain,
         certificates=_sorted(envelope for envelope in certificates if _is_chosen(envelope, serials)),
         policies=_sorted(envelope for envelope in policies if envelope.digest in judged),
@@ -144,7 +148,33 @@ def parse_passport(data: bytes) -> Passport:
     Raises:
         MalformedInputError: too long, not a passport, or a byte differs from the canonical form.
     """
-    return canonical.decode(data, into=Passport, max_bytes=MAX_PASSPORT_BYTES)
+    try:
+        return canonical.decode(data, into=Passport, max_bytes=MAX_PASSPORT_BYTES)
+    except MalformedInputError:
+        _require_this_version(data)
+        raise
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    version: int
+
+
+class _Outline(msgspec.Struct, frozen=True):
+    contents: _Versioned
+
+
+def _require_this_version(data: bytes) -> None:
+    """Say of what does not parse whether another release wrote it."""
+    try:
+        found = msgspec.json.decode(data[:MAX_PASSPORT_BYTES], type=_Outline).contents.version
+    except msgspec.DecodeError:
+        return
+    if found != VERSION:
+        raise MalformedInputError(
+            f"passport has version {found}; this release reads version {VERSION}",
+            code="passport_version",
+            hint="verify it with the release that wrote it" if found < VERSION else "update ppml-airflow",
+        )
 
 
 def _run_manifests(

@@ -53,9 +53,13 @@ def test_a_passport_that_is_too_long_is_not_read() -> None:
 
 
 def test_a_passport_of_another_version_is_refused(finished: SimulatedRun, now: datetime) -> None:
-    data = finished.passport().replace(b'"version":2}', b'"version":3}')
-    with pytest.raises(MalformedInputError):
-        verify_passport(data, trust=finished.trust(), now=now)
+    for version, hint in ((1, "the release that wrote it"), (3, "update ppml-airflow")):
+        data = finished.passport().replace(b'"version":2}', b'"version":%d}' % version)
+        with pytest.raises(
+            MalformedInputError, match=f"has version {version}; this release reads version 2"
+        ) as refused:
+            verify_passport(data, trust=finished.trust(), now=now)
+        assert hint in refused.value.hint
 
 
 # ---------------------------------------------------------------- what earlier steps of verification rule out
