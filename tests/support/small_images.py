@@ -5,6 +5,7 @@ The module plays the guest, so that a test can say what a guest does.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -83,9 +84,15 @@ class SmallInstallation:
         self.socket.unlink(missing_ok=True)
         with self.log.open("ab") as log:
             service = subprocess.Popen(self.command(), stderr=log)
-        wait_until(lambda: self.socket.exists() or service.poll() is not None)
+        wait_until(lambda: listens(self.socket) or service.poll() is not None)
         assert service.poll() is None, self.log.read_text()
         return service
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections: the file is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 class Serving:
