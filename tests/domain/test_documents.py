@@ -64,7 +64,7 @@ def signed_kinds() -> list[type[SignedDocument]]:
 
 def test_each_signed_document_has_a_payload_type_of_its_own() -> None:
     types = [kind.payload_type for kind in signed_kinds()]
-    assert len(set(types)) == len(types) == 11
+    assert len(set(types)) == len(types) == 12
     assert all(one.startswith("application/vnd.ppml.") and one.endswith(".v1+json") for one in types)
 
 
