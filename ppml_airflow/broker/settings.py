@@ -37,6 +37,23 @@ class TlsSettings(pydantic.BaseModel):
     """PEM, without a passphrase; 0600."""
 
 
+ResourcePath = Annotated[
+    str, pydantic.Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2}$")
+]
+"""`repository/type/tag`, in the characters that Trustee takes."""
+
+
+class ResourceSettings(pydantic.BaseModel):
+    """What stock clients of Trustee may read, if the policy in force accepts their evidence as that image."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    file: Path
+    """The content, read at each request."""
+    policy: str
+    image: str
+
+
 class BrokerSettings(pydantic.BaseModel):
     """Where the broker listens and finds what it needs. No secret stands in it, only paths to secrets."""
 
@@ -68,6 +85,8 @@ class BrokerSettings(pydantic.BaseModel):
     """A file: collateral for every quote. A folder: that of `ppml collateral`, or where what is fetched is kept."""
     collateral_service: CollateralServiceSettings | None = None
     """Absent: nothing is fetched; the file is replaced, or the folder filled, by others."""
+    resources: dict[ResourcePath, ResourceSettings] = {}
+    """For stock clients of Trustee; none: they are refused."""
 
 
 def load_settings(path: Path) -> BrokerSettings:
@@ -78,7 +97,9 @@ def load_settings(path: Path) -> BrokerSettings:
     """
     settings = load_yaml(path, into=BrokerSettings)
     _require_private(settings)
-    return settings.model_copy(update=_absolute(settings, base=path.resolve().parent))
+    settings = settings.model_copy(update=_absolute(settings, base=path.resolve().parent))
+    _require_no_secret_of_ours(settings)
+    return settings
 
 
 def _require_private(settings: BrokerSettings) -> None:
@@ -90,6 +111,20 @@ def _require_private(settings: BrokerSettings) -> None:
             )
         if address.startswith("https://") and settings.tls is None:
             raise ConfigurationError(f"address {address} needs a certificate", hint="set tls: certificate, key")
+
+
+def _require_no_secret_of_ours(settings: BrokerSettings) -> None:
+    """No resource is a file that the broker keeps its own secrets in, wrapped keys of datasets among them."""
+    kept = [settings.signing_key, settings.keystore, settings.passphrase, settings.tokens, settings.anchor]
+    kept += [settings.tls.key] if settings.tls else []
+    kept += [Path(settings.database)] if "://" not in settings.database else []
+    secrets, folder = {path.resolve() for path in kept}, settings.dataset_keys.resolve()
+    for name, resource in settings.resources.items():
+        file = resource.file.resolve()
+        if file in secrets or file.is_relative_to(folder):
+            raise ConfigurationError(
+                f"resource {name} is {file}, which the broker keeps for itself", hint="mark a file of its own"
+            )
 
 
 def _is_loopback(host: str) -> bool:
@@ -108,5 +143,9 @@ def _absolute(settings: BrokerSettings, *, base: Path) -> dict[str, object]:
         absolute["collateral_service"] = service.model_copy(update={"ca_file": base / service.ca_file})
     if settings.tls is not None:
         absolute["tls"] = TlsSettings(certificate=base / settings.tls.certificate, key=base / settings.tls.key)
+    absolute["resources"] = {
+        name: resource.model_copy(update={"file": base / resource.file})
+        for name, resource in settings.resources.items()
+    }
     absolute["tee_roots"] = tuple(base / root for root in settings.tee_roots)
     return absolute

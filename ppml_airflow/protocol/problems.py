@@ -34,6 +34,11 @@ def problem_of(error: PpmlError) -> Problem:
     )
 
 
+def status_of(error: PpmlError) -> int:
+    """The HTTP status of an answer that tells of an error."""
+    return _STATUS_OF_CODE.get(error.code, _STATUS.get(type(error), 500))
+
+
 def problem_answer(error: PpmlError) -> tuple[int, bytes]:
     """The HTTP status and the canonical body of an answer that tells of an error."""
-    return _STATUS_OF_CODE.get(error.code, _STATUS.get(type(error), 500)), canonical.encode(problem_of(error))
+    return status_of(error), canonical.encode(problem_of(error))

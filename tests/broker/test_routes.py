@@ -38,6 +38,11 @@ def test_every_route_of_the_protocol_is_in_the_table_and_needs_a_token_where_it_
     assert found == {name_of(route): route.needs_token for route in ROUTES}
 
 
+def test_every_other_route_is_in_the_table_too(world: World) -> None:
+    served = {f"{method} {route.path}" for route in world.app.routes for method in route.methods or ()}
+    assert set(documented()) == served
+
+
 @pytest.fixture
 def asked(world: World) -> dict[str, str]:
     """A run with a sealed input and a grant, and what stands in the paths of routes about it."""

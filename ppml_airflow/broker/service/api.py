@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -20,7 +20,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ppml_airflow import canonical
-from ppml_airflow.broker.service import sessions
+from ppml_airflow.broker.service import kbs, sessions
 from ppml_airflow.broker.service.admission import Admission
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller, TokenHash, find_caller
@@ -35,7 +35,6 @@ logger = logging.getLogger("ppml.broker")
 JUDGING_THREADS = 32
 """For what waits for verified quotes or fetched collateral; all else has threads of its own and waits for neither."""
 
-COOKIE = "kbs-session-id"
 REQUESTS_PER_SECOND = 500
 MAX_BODY_SECONDS = 30
 JSON = "application/json"
@@ -64,16 +63,10 @@ def create_app(
     )
     judging = CapacityLimiter(JUDGING_THREADS)
     for route in ROUTES:
-        app.add_api_route(
-            route.path,
-            guard.endpoint(route.summary, _answer(route, broker, limiter=judging if route.judges_evidence else None)),
-            methods=[route.method],
-            summary=route.summary,
-            name=route.summary,
-            openapi_extra=_describe(route),
-            response_class=Response,
-        )
-    _add_rcar(app, broker, guard, limiter=judging)
+        answer = _answer(route, broker, limiter=judging if route.judges_evidence else None)
+        endpoint, described = guard.endpoint(route.summary, answer), _describe(route)
+        _add(app, endpoint, method=route.method, path=route.path, told=route.summary, described=described)
+    _add_kbs(app, broker, guard, limiter=judging)
     _add_metrics(app, guard)
     return app
 
@@ -88,6 +81,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 
 
 Answer = Callable[[Request, "Guard"], Awaitable[Response]]
+Telling = Callable[[PpmlError], tuple[int, bytes]]
+"""Status and body of a refusal."""
 
 
 class Guard:
@@ -101,7 +96,9 @@ class Guard:
         self._admission = admission
         self._callers = callers
 
-    def endpoint(self, name: str, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    def endpoint(
+        self, name: str, answer: Answer, *, tell: Telling = problem_answer
+    ) -> Callable[[Request], Awaitable[Response]]:
         """A route's answer, guarded."""
 
         async def guarded(request: Request) -> Response:
@@ -111,10 +108,11 @@ class Guard:
                 self._admission.require_room(peer)
                 response = await answer(request, self)
             except PpmlError as error:
-                code, response = error.code, _problem(error)
+                code, response = error.code, _refusal(tell(error))
             except Exception:
                 logger.exception("route %s failed", name)
-                code, response = "internal", _problem(PpmlError("broker failed; its log says why", code="internal"))
+                code = "internal"
+                response = _refusal(tell(PpmlError("broker failed; its log says why", code=code)))
             self.watch.answered(
                 time=format_instant(self.broker.clock()),
                 route=name,
@@ -145,7 +143,7 @@ def _answer(route: Route, broker: Broker, *, limiter: CapacityLimiter | None) ->
     async def answer(request: Request, guard: Guard) -> Response:
         def decide(body: bytes, caller: Caller | None) -> bytes:
             decoded = canonical.decode(body, into=route.body) if route.body is not None else None
-            session_id = request.cookies.get(COOKIE, "")
+            session_id = request.cookies.get(kbs.COOKIE, "")
             call = Call(path=request.path_params, body=decoded, session_id=session_id, caller=caller)
             answer = route.handle(broker, call)
             return answer if isinstance(answer, bytes) else canonical.encode(answer)
@@ -158,27 +156,56 @@ def _answer(route: Route, broker: Broker, *, limiter: CapacityLimiter | None) ->
     return answer
 
 
-def _add_rcar(app: FastAPI, broker: Broker, guard: Guard, *, limiter: CapacityLimiter) -> None:
+def _add_kbs(app: FastAPI, broker: Broker, guard: Guard, *, limiter: CapacityLimiter) -> None:
     async def auth(request: Request, _guard: Guard) -> Response:
         body = await _read(request, max_bytes=4 * KIB)
         session_id, answer = await to_thread.run_sync(partial(sessions.auth, broker, body=body))
         response = Response(canonical.encode(answer), media_type=JSON)
-        response.set_cookie(COOKIE, session_id, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+        secure = request.url.scheme == "https"
+        response.set_cookie(kbs.COOKIE, session_id, httponly=True, samesite="strict", secure=secure)
         return response
 
     async def attest(request: Request, _guard: Guard) -> Response:
         body = await _read(request, max_bytes=128 * KIB)
-        session_id = request.cookies.get(COOKIE, "")
-        work = partial(sessions.attest, broker, session_id=session_id, body=body)
-        await to_thread.run_sync(work, limiter=limiter)
-        return Response(canonical.encode({}), media_type=JSON)
+        work = partial(kbs.attest, broker, session_id=request.cookies.get(kbs.COOKIE, ""), body=body)
+        return Response(await to_thread.run_sync(work, limiter=limiter), media_type=JSON)
 
-    for path, answer, summary in (
-        ("/kbs/v0/auth", auth, "RCAR auth: a nonce that commits to a binding"),
-        ("/kbs/v0/attest", attest, "RCAR attest: hand in evidence, which is only stored"),
-    ):
-        endpoint = guard.endpoint(summary, answer)
-        app.add_api_route(path, endpoint, methods=["POST"], summary=summary, name=summary, response_class=Response)
+    async def resource(request: Request, _guard: Guard) -> Response:
+        work = partial(
+            kbs.read_resource, broker, session_id=request.cookies.get(kbs.COOKIE, ""), path=request.path_params
+        )
+        return Response(await to_thread.run_sync(work, limiter=limiter), media_type=JSON)
+
+    told = "RCAR auth: a nonce, which commits to a guest's binding"
+    _add(app, guard.endpoint(told, auth, tell=kbs.attestation_problem), method="POST", path="/kbs/v0/auth", told=told)
+    told = "RCAR attest: hand in evidence; a guest's is only stored, a stock client's is judged"
+    _add(
+        app, guard.endpoint(told, attest, tell=kbs.attestation_problem), method="POST", path="/kbs/v0/attest", told=told
+    )
+    told, path = "A resource that stock clients may read, as a JWE", "/kbs/v0/resource/{repository}/{type}/{tag}"
+    endpoint = guard.endpoint(told, resource, tell=kbs.resource_problem)
+    names = ("repository", "type", "tag")
+    _add(app, endpoint, method="GET", path=path, told=told, described={"parameters": _path_parameters(names)})
+
+
+def _add(
+    app: FastAPI,
+    endpoint: Callable[[Request], Awaitable[Response]],
+    *,
+    method: str,
+    path: str,
+    told: str,
+    described: dict[str, Any] | None = None,
+) -> None:
+    app.add_api_route(
+        path,
+        endpoint,
+        methods=[method],
+        summary=told,
+        name=told,
+        openapi_extra=described,
+        response_class=Response,
+    )
 
 
 def _add_metrics(app: FastAPI, guard: Guard) -> None:
@@ -187,7 +214,7 @@ def _add_metrics(app: FastAPI, guard: Guard) -> None:
         return Response(await to_thread.run_sync(guard.watch.metrics), media_type=CONTENT_TYPE_LATEST)
 
     summary = "Prometheus metrics; needs a token, of any scope"
-    app.add_api_route("/metrics", guard.endpoint(summary, metrics), methods=["GET"], summary=summary, name=summary)
+    _add(app, guard.endpoint(summary, metrics), method="GET", path="/metrics", told=summary)
 
 
 async def _read(request: Request, *, max_bytes: int) -> bytes:
@@ -203,8 +230,8 @@ async def _read(request: Request, *, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _problem(error: PpmlError) -> Response:
-    status, content = problem_answer(error)
+def _refusal(told: tuple[int, bytes]) -> Response:
+    status, content = told
     return Response(content, status_code=status, media_type=JSON)
 
 
@@ -220,12 +247,14 @@ def _describe(route: Route) -> dict[str, Any]:
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": _schema(route.body)}}}
     names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
     if names:
-        described["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ]
+        described["parameters"] = _path_parameters(names)
     if route.needs_token:
         described["security"] = [{"token": []}]
     return described
+
+
+def _path_parameters(names: Iterable[str]) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
 def _schema(kind: object) -> dict[str, Any]:

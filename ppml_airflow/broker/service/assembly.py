@@ -52,6 +52,7 @@ def build_broker(settings: BrokerSettings) -> Broker:
         verify=VerifierPool.of_all_cores(),
         clock=lambda: datetime.now(UTC),
         anchor=Anchor(settings.anchor, key=signing_key),
+        resources=settings.resources,
     )
 
 

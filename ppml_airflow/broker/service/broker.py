@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +13,7 @@ from ppml_airflow.attestation.roots import TrustRoot
 from ppml_airflow.attestation.verifiers import Verifier
 from ppml_airflow.broker.service.anchor import Anchor
 from ppml_airflow.broker.service.ledger import Ledger
+from ppml_airflow.broker.settings import ResourceSettings
 from ppml_airflow.broker.store import Store
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.errors import ConfigurationError, UnavailableError
@@ -42,6 +43,8 @@ class Broker:
     clock: Callable[[], datetime]
     anchor: Anchor
     """Where the log's head is kept outside the store."""
+    resources: Mapping[str, ResourceSettings] = field(default_factory=dict)
+    """What stock clients of Trustee may read, by `repository/type/tag`: never a data key."""
 
     def __post_init__(self) -> None:
         for root in self.roots:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 
 from ppml_airflow import canonical
+from ppml_airflow.attestation.report_data import public_jwk
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.approvals import require_in_force
 from ppml_airflow.broker.decisions.enclave_sessions import (
@@ -106,7 +107,13 @@ def _judge(
     # 3 the quote is authentic, and the policy in force accepts it
     policy, _ = ledger.policy_in_force(scope.policy)
     appraise_quote(
-        broker, ledger, session=session, key=binding.signing_key, policy=policy, image=scope.image, ahead=ahead
+        broker,
+        ledger,
+        session=session,
+        tee_pubkey=public_jwk(binding.signing_key),
+        policy=policy,
+        image=scope.image,
+        ahead=ahead,
     )
     # 4 a new session, or one that is not over yet
     expires = format_instant(ledger.now + ENCLAVE_SESSION_LIFETIME)

@@ -6,8 +6,9 @@ other decisions go on; what came out, a refusal too, counts only inside the deci
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,7 +31,6 @@ from ppml_airflow.domain.documents import Binding
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError, UnavailableError, VerificationError
 from ppml_airflow.protocol.messages import Attest
 from ppml_airflow.provenance.passport import EvidenceRecord
-from ppml_airflow.signing import PublicKey
 from ppml_airflow.units import Name, format_instant
 
 
@@ -86,6 +86,15 @@ def verify_quote_ahead(
         if session.quote is None:
             return None
         evidence, now = Evidence(tee=session.tee, quote=session.quote), ledger.now
+    return verify_quote(broker, evidence, now=now)
+
+
+def verify_quote(broker: Broker, evidence: Evidence, *, now: datetime) -> VerifiedAhead:
+    """Verify a quote outside of any decision; a refusal is an outcome too.
+
+    Raises:
+        UnavailableError: there is no collateral for the quote, or the verifier was lost.
+    """
     outcome: VerifiedEvidence | VerificationError | MalformedInputError
     collateral = b""
     try:
@@ -127,7 +136,7 @@ def appraise_case(broker: Broker, case: Case, *, ahead: VerifiedAhead | None) ->
         broker,
         ledger,
         session=session,
-        key=case.request.binding.signing_key,
+        tee_pubkey=public_jwk(case.request.binding.signing_key),
         policy=case.policy,
         image=case.step.image,
         ahead=ahead,
@@ -155,12 +164,12 @@ def appraise_quote(
     ledger: Ledger,
     *,
     session: sa.Row[Any],
-    key: PublicKey,
+    tee_pubkey: Mapping[str, str],
     policy: Policy,
     image: Name,
     ahead: VerifiedAhead | None,
 ) -> VerifiedAhead:
-    """Appraise a session's quote, verified ahead, for an image and the key K, by the policy in force.
+    """Appraise a session's quote, verified ahead, for an image and the key K (a JWK), by the policy in force.
 
     Raises:
         VerificationError: the quote is not authentic.
@@ -173,7 +182,7 @@ def appraise_quote(
     if not isinstance(ahead.outcome, VerifiedEvidence):
         raise ahead.outcome
     verified, names = ahead.outcome, _names(ahead.quote, verified=ahead.outcome)
-    expected = report_data(nonce=session.nonce, tee_pubkey=public_jwk(key))
+    expected = report_data(nonce=session.nonce, tee_pubkey=tee_pubkey)
     require_accepted(
         appraise(
             verified,

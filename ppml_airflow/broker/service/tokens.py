@@ -6,6 +6,7 @@ until the last token that it signed has expired, and then forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +16,7 @@ from joserfc.jwk import ECKey
 from ppml_airflow import canonical
 from ppml_airflow.attestation.evidence import Evidence
 from ppml_airflow.attestation.report_data import public_jwk
-from ppml_airflow.attestation.verification import verify_evidence
+from ppml_airflow.attestation.verification import VerifiedEvidence, verify_evidence
 from ppml_airflow.broker import store
 from ppml_airflow.broker.decisions.ear import LIFETIME, ear_claims, sign_ear
 from ppml_airflow.broker.service.broker import Broker
@@ -25,7 +26,7 @@ from ppml_airflow.broker.service.sessions import load_session
 from ppml_airflow.errors import PolicyDeniedError
 from ppml_airflow.protocol.messages import AskToken, Token
 from ppml_airflow.provenance.passport import EvidenceRecord
-from ppml_airflow.units import format_instant, parse_instant
+from ppml_airflow.units import Digest, Name, format_instant, parse_instant
 
 SIGNS_FOR = timedelta(hours=24)
 _PUBLISHED_FOR = SIGNS_FOR + 2 * LIFETIME
@@ -49,18 +50,42 @@ def ask_token(broker: Broker, *, session_id: str, request: AskToken) -> Token:
         ledger.require_not_revoked(("measurement", verified.measurement), ("platform", verified.platform))
         row = next(one for one in _attempts(ledger, binding=session.binding))
         step = ledger.approval(ledger.run(row.run_id).approval).step(record.step)
-        claims = ear_claims(
+        return issue_token(
+            broker,
+            ledger,
             verified,
-            issuer=broker.domain.domain_id,
             audience=request.audience,
             nonce=record.nonce,
             key=public_jwk(record.binding.signing_key),
             policy=record.policy,
             image=step.image if step else record.step,
-            build=version("ppml-airflow"),
-            now=ledger.now,
         )
-        return Token(token=sign_ear(claims, key=_signing_key(broker, ledger)))
+
+
+def issue_token(
+    broker: Broker,
+    ledger: Ledger,
+    verified: VerifiedEvidence,
+    *,
+    audience: str,
+    nonce: str,
+    key: Mapping[str, str],
+    policy: Digest,
+    image: Name,
+) -> Token:
+    """Sign a token about evidence that the policy in force has accepted; the arguments are those of `ear_claims`."""
+    claims = ear_claims(
+        verified,
+        issuer=broker.domain.domain_id,
+        audience=audience,
+        nonce=nonce,
+        key=key,
+        policy=policy,
+        image=image,
+        build=version("ppml-airflow"),
+        now=ledger.now,
+    )
+    return Token(token=sign_ear(claims, key=_signing_key(broker, ledger)))
 
 
 def published_keys(broker: Broker) -> dict[str, Any]:
