@@ -8,8 +8,7 @@ from urllib.parse import quote
 import httpx
 
 from ppml_airflow import canonical
-from ppml_airflow.errors import UnavailableError
-from ppml_airflow.protocol.client import raise_problem, tls_context
+from ppml_airflow.protocol.client import raise_problem, tls_context, unanswered
 from ppml_airflow.protocol.messages import Changes, StepStatus
 
 if TYPE_CHECKING:
@@ -76,8 +75,8 @@ async def cancel_step(client: httpx.AsyncClient, *, run_id: str, step: str) -> S
 async def _ask(client: httpx.AsyncClient, method: str, path: str, *, into: type[T]) -> T:
     try:
         response = await client.request(method, path)
-    except httpx.TransportError as error:
-        raise UnavailableError(f"broker does not answer: {type(error).__name__}") from error
+    except httpx.RequestError as error:
+        raise unanswered(str(client.base_url).rstrip("/"), error) from error
     if response.is_error:
         raise_problem(response.status_code, response.content)
     return canonical.decode(response.content, into=into)

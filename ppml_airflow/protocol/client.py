@@ -97,6 +97,19 @@ def _checked(url: str) -> str:
     return url
 
 
+def unanswered(url: str, error: httpx.RequestError) -> PpmlError:
+    """What it means that a request to a service had no answer that can be read."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return VerificationError(
+            f"{url} shows a certificate that nobody vouches for",
+            code="untrusted_server",
+            hint=f"set {CA_FILE} to the file of the CA that issued it",
+        )
+    if isinstance(error, httpx.DecodingError):
+        return MalformedInputError(f"{url} answered in a broken encoding")
+    return UnavailableError(f"{url} does not answer: {type(error).__name__}", hint="is the service running?")
+
+
 def raise_problem(status: int, body: bytes) -> None:
     """Raise the error that a broker or agent answered with.
 
@@ -165,18 +178,8 @@ class JsonClient:
         content = None if body is None else canonical.encode(body)
         try:
             response = self._http.request(method, path, content=content, headers=_JSON if content else {})
-        except httpx.TransportError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise VerificationError(
-                    f"{self.url} shows a certificate that nobody vouches for",
-                    code="untrusted_server",
-                    hint=f"set {CA_FILE} to the file of the CA that issued it",
-                ) from error
-            raise UnavailableError(
-                f"{self.url} does not answer: {type(error).__name__}", hint="is the service running?"
-            ) from error
-        except httpx.DecodingError as error:
-            raise MalformedInputError(f"{self.url} answered in a broken encoding") from error
+        except httpx.RequestError as error:
+            raise unanswered(self.url, error) from error
         if response.is_error:
             raise_problem(response.status_code, response.content)
         return response.content
