@@ -129,7 +129,15 @@ def explain(
         if found.key_id not in {root.key_id for root in wanted}:
             return _untrusted_root(found, wanted=wanted)
         return _revocation(chain, lists=_revocation_lists(collateral), now=now) or error
-    except (ValueError, KeyError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm, ConfigurationError):
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        x509.InvalidVersion,
+        UnsupportedAlgorithm,
+        ConfigurationError,
+    ):
         return error  # nothing more can be read: what dcap-qvl said stands
 
 

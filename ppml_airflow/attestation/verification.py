@@ -186,7 +186,7 @@ def _stated(collateral: bytes) -> datetime:
     try:
         texts = msgspec.json.decode(collateral, type=_Texts)
         return min(msgspec.json.decode(text, type=_Signed).issue_date for text in (texts.tcb_info, texts.qe_identity))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise VerificationError(
             f"collateral has no dates that are read here: {error}", code="claims_unknown"
         ) from error

@@ -18,7 +18,7 @@ from ppml_airflow.cli.collateral import load_kept
 from ppml_airflow.cli.terminal import plain
 from ppml_airflow.cli.verify import read_bounded
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, VerificationError
-from ppml_airflow.units import KIB, spell_trust
+from ppml_airflow.units import KIB, Digest, spell_trust
 from ppml_airflow.yaml_files import InvalidFileError
 
 MAX_SMALL_FILE_BYTES = 256 * KIB
@@ -129,8 +129,8 @@ def read_small(path: Path, *, what: str) -> bytes:
     return read_bounded(path, what=what, max_bytes=MAX_SMALL_FILE_BYTES)
 
 
-def read_policy(path: Path) -> Policy:
-    """Read a policy file, of no domain.
+def read_policy(path: Path, *, domain_id: Digest = NO_DOMAIN) -> Policy:
+    """Read a policy file, of no domain if none is named.
 
     Raises:
         ConfigurationError: it cannot be read.
@@ -140,7 +140,7 @@ def read_policy(path: Path) -> Policy:
         text = read_small(path, what="policy").decode()
     except UnicodeDecodeError as error:
         raise InvalidFileError((f"{path}:1: not UTF-8 text",)) from error
-    return parse_policy_file(text, domain_id=NO_DOMAIN, name=str(path))
+    return parse_policy_file(text, domain_id=domain_id, name=str(path))
 
 
 def parse_moment(text: str) -> datetime:

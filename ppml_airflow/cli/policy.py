@@ -13,7 +13,7 @@ import click
 from ppml_airflow import canonical
 from ppml_airflow.attestation.policy import Policy
 from ppml_airflow.attestation.policy_changes import compare_policies
-from ppml_airflow.attestation.policy_files import format_policy_file, parse_policy_file
+from ppml_airflow.attestation.policy_files import format_policy_file
 from ppml_airflow.attestation.policy_review import review_policy
 from ppml_airflow.cli.evidence import (
     FILE,
@@ -120,7 +120,7 @@ def sign(file: Path, *, keys: tuple[Path, ...]) -> None:
     """Sign the policy in FILE (YAML) as the owner, and hand it to the broker."""
     home = Home.default()
     owner = Owner.load(home, key_files=keys)
-    parsed = parse_policy_file(file.read_text(), domain_id=owner.domain.domain_id, name=str(file))
+    parsed = read_policy(file, domain_id=owner.domain.domain_id)
     before = owner.policies().get(parsed.name)
     if before is not None:
         click.echo("\n".join(_describe_changes(before, parsed)))

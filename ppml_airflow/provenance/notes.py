@@ -27,7 +27,10 @@ MAX_NOTE_BYTES = 4096
 MAX_PROOF_BYTES = 16384
 _PROOF = "c2sp.org/tlog-proof@v1"
 _ED25519 = b"\x01"
-_NOTE = re.compile(r"(?P<text>(?:[^\n]+\n)+)\n\u2014 (?P<name>[^ \n+]+) (?P<signature>[A-Za-z0-9+/]+={0,2})\n")
+_NOTE = re.compile(
+    r"(?P<text>(?:[^\n\ud800-\udfff]+\n)+)\n"
+    r"\u2014 (?P<name>[^ \n+\ud800-\udfff]+) (?P<signature>[A-Za-z0-9+/]+={0,2})\n"
+)
 _TEXT = re.compile(
     r"ppml-log/(?P<domain>[0-9a-f]{64})/(?P<epoch>0|[1-9][0-9]{0,15})\n"
     r"(?P<size>0|[1-9][0-9]{0,15})\n(?P<root>[A-Za-z0-9+/]{43}=)\n"

@@ -105,7 +105,7 @@ def fetch_collateral(family: PlatformFamily, *, service: CollateralService) -> b
                 "qe_identity_signature": qe_identity.signature,
             }
         )
-    except (msgspec.DecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedInputError(
             f"collateral service {service.url} gave an answer that does not read: {str(error)[:200]}",
             code="collateral_malformed",

@@ -183,7 +183,7 @@ def _read(collateral: bytes) -> _Parts:
             ),
         )
         _ = _number(parts.root_list), _number(parts.pck_list)
-    except (ValueError, msgspec.DecodeError, x509.InvalidVersion, x509.ExtensionNotFound) as error:
+    except (ValueError, RecursionError, x509.InvalidVersion, x509.ExtensionNotFound) as error:
         raise MalformedInputError(
             f"collateral does not parse: {str(error)[:200]}", code="collateral_malformed"
         ) from error
