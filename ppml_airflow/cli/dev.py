@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,11 +35,14 @@ def dev(file: Path, *, dag_id: str | None, sources: tuple[str, ...]) -> None:
     ensure_simulated_domain(home, now=datetime.now(UTC))
     stack = Stack(home)
     write_agent_files(home, broker=stack.broker_socket, pipeline="", sources={}, sinks={})
+    ending = _interrupts()
     with stack.attached():
         folders = [folder for folder in (file.parent, file.with_suffix("")) if folder.is_dir()]
         seen: dict[Path, int] = {}
         # What was saved is found by comparing times, so that nothing saved during a run is missed.
-        for _ in watchfiles.watch(*folders, recursive=False, yield_on_timeout=True, rust_timeout=_LOOK_MS):
+        for _ in watchfiles.watch(
+            *folders, recursive=False, yield_on_timeout=True, rust_timeout=_LOOK_MS, stop_event=ending
+        ):
             found = _times(folders)
             if found == seen:
                 continue
@@ -45,6 +50,18 @@ def dev(file: Path, *, dag_id: str | None, sources: tuple[str, ...]) -> None:
                 click.echo(f"saved: {', '.join(sorted({path.name for path, _ in found.items() ^ seen.items()}))}")
             seen = found
             _try(home, file=file, dag_id=dag_id, given=given)
+
+
+def _interrupts() -> threading.Event:
+    """Is set by Ctrl-C, too: an exception alone is lost where a library raises none (a destructor, a callback)."""
+    ending = threading.Event()
+
+    def end(_signal: int, _frame: object) -> None:
+        ending.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, end)
+    return ending
 
 
 def _times(folders: list[Path]) -> dict[Path, int]:
