@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' installations
 
-from benchmarks.guest_start import JAVA
+from benchmarks.guest_start import spark_submit
 from benchmarks.overhead_dags.spin import spin
 from ppml_airflow.cli.agents import source_in_file
 from ppml_airflow.cli.home import Home
@@ -57,22 +56,12 @@ def lay_plain(home: Path) -> None:
     beside.mkdir(), scratch.mkdir()
     for name in ("plain_work.py", "spin.py"):
         shutil.copy(HERE / name, beside / name)
-    environment = home / "images" / "spark" / "env"
-    spark, python = next(environment.glob("lib/python3.*/site-packages/pyspark")), environment / "bin" / "python"
+    submit, environment = spark_submit(home / "images" / "spark" / "env", home=scratch)
     settings = {
         "scratch": str(scratch),
         "tables": {name: str(source_in_file(Home(home), name)) for name in ("visits", "plans")},
-        "submit": [str(spark / "bin" / "spark-submit"), "--master", "local[2]", "--driver-java-options", JAVA],
-        "environment": {
-            "PATH": f"{python.parent}:{os.environ['PATH']}",
-            "SPARK_HOME": str(spark),
-            "PYSPARK_PYTHON": str(python),
-            "PYSPARK_DRIVER_PYTHON": str(python),
-            "SPARK_LOCAL_IP": "127.0.0.1",
-            "HOME": str(scratch),
-            "PYTHONPYCACHEPREFIX": str(home / "bytecode"),  # beside the image, which must stay as it was measured
-        }
-        | ({"JAVA_HOME": os.environ["JAVA_HOME"]} if "JAVA_HOME" in os.environ else {}),
+        "submit": submit,
+        "environment": environment,
     }
     (beside / "settings.json").write_text(json.dumps(settings))
     shutil.copy(HERE / "plain.py", home / "dags" / f"{PLAIN}.py")

@@ -63,31 +63,35 @@ class Guests:
         return float(times.user + times.system + times.children_user + times.children_system) + time.process_time()
 
 
+def spark_submit(environment: Path, *, home: Path) -> tuple[list[str], dict[str, str]]:
+    """A bare spark-submit of an image's environment: the command before its program, and its variables."""
+    spark, python = next(environment.glob("lib/python3.*/site-packages/pyspark")), environment / "bin" / "python"
+    variables = {
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "SPARK_HOME": str(spark),
+        "PYSPARK_PYTHON": str(python),
+        "PYSPARK_DRIVER_PYTHON": str(python),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_HOSTNAME": "localhost",
+        "HOME": str(home),
+        "PYTHONPYCACHEPREFIX": str(home / "bytecode"),  # beside the image, which must stay as it was measured
+    } | ({"JAVA_HOME": os.environ["JAVA_HOME"]} if "JAVA_HOME" in os.environ else {})
+    return [str(spark / "bin" / "spark-submit"), "--master", "local[2]", "--driver-java-options", JAVA], variables
+
+
 class BareSpark:
     """The same program by spark-submit, over plain Parquet."""
 
     def __init__(self, environment: Path, *, folder: Path) -> None:
         self._folder = folder
-        self._spark_home = next(environment.glob("lib/python3.*/site-packages/pyspark"))
-        python = environment / "bin" / "python"
-        self._variables = {
-            "PATH": f"{python.parent}:{os.environ['PATH']}",
-            "SPARK_HOME": str(self._spark_home),
-            "PYSPARK_PYTHON": str(python),
-            "PYSPARK_DRIVER_PYTHON": str(python),
-            "SPARK_LOCAL_IP": "127.0.0.1",
-            "SPARK_LOCAL_HOSTNAME": "localhost",
-            "HOME": str(folder),
-            "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),  # beside the image, which must stay as it was measured
-        } | ({"JAVA_HOME": os.environ["JAVA_HOME"]} if "JAVA_HOME" in os.environ else {})
+        self._submit, self._variables = spark_submit(environment, home=folder)
         (folder / "plain.py").write_text(PLAIN)
         pq.write_table(pa.table({"id": [0, 1, 2], "name": ["Smith"] * 3}), folder / "visits.parquet")
 
     def run(self, number: int) -> float:
         """CPU seconds of one job."""
         target = self._folder / f"out-{number}"
-        submit = [str(self._spark_home / "bin" / "spark-submit"), "--master", "local[2]", "--driver-java-options", JAVA]
-        command = [*submit, str(self._folder / "plain.py"), str(self._folder / "visits.parquet"), str(target)]
+        command = [*self._submit, str(self._folder / "plain.py"), str(self._folder / "visits.parquet"), str(target)]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, env=self._variables, cwd=self._folder, check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
