@@ -72,7 +72,7 @@ def revoke(
         if not as_json:
             click.echo("\n".join(plain(line) for line in describe_dependents(found)))
         if not show:
-            if not yes and not as_json:
+            if not yes:
                 trust = spell_trust(owner.domain.trust)
                 click.confirm(f"Revoke as owner of domain {owner.domain.name} (trust: {trust})?", abort=True)
             envelope = owner.sign(revocation)

@@ -175,6 +175,11 @@ def release_key_context(*, domain_id: Digest, lease_id: HexId, dataset: Name) ->
     return {"label": "ppml/v1/release-key", "domain_id": domain_id, "lease_id": lease_id, "dataset": dataset}
 
 
+def token_key_context(*, domain_id: Digest, kid: str) -> Mapping[str, str]:
+    """KMS context of a key that signs tokens, while it is the broker's."""
+    return {"label": "ppml/v1/token-key", "domain_id": domain_id, "kid": kid}
+
+
 def cluster_secret_context(*, domain_id: Digest, set_id: HexId) -> Mapping[str, str]:
     """KMS context of a set's cluster secret that lies at the broker while its attempt is open."""
     return {"label": "ppml/v1/cluster-secret", "domain_id": domain_id, "set_id": set_id}

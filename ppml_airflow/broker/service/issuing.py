@@ -21,7 +21,7 @@ from ppml_airflow.sealing.datasets import dataset_wrap, open_data_key
 from ppml_airflow.units import Digest
 
 RELEASE_KEK = "release-keys"
-"""The key at the KMS under which release keys and cluster secrets are wrapped, each with a context of its own."""
+"""The key at the KMS under which release keys, cluster secrets and token keys are wrapped, in contexts of their own."""
 
 
 def new_lease(case: Case) -> Lease:

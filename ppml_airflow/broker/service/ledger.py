@@ -112,12 +112,10 @@ class Ledger:
 
     def certificate_envelopes(self) -> tuple[Envelope, ...]:
         """The signed certificates that are not revoked: what agents and guests may rely on."""
-        revoked = self.certificates().revoked
-        return tuple(
-            envelope
-            for envelope in self.envelopes("certificate")
-            if canonical.decode(envelope.payload, into=Certificate).serial not in revoked
-        )
+        found, revoked = tuple(self.envelopes("certificate")), self.certificates().revoked
+        if not revoked:
+            return found
+        return tuple(one for one in found if canonical.decode(one.payload, into=Certificate).serial not in revoked)
 
     @cached_property
     def revocations(self) -> tuple[Revocation, ...]:

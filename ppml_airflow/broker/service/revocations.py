@@ -41,9 +41,9 @@ def put_revocation(broker: Broker, *, envelope: Envelope) -> Digest:
     """
     revocation = verify_owner_document(envelope, into=Revocation, domain=broker.domain)
     with broker.decision() as ledger:
-        found = _find(ledger, subject=(revocation.kind, revocation.subject))
         if not ledger.put(envelope, kind="revocation"):
             return envelope.digest
+        found = _find(ledger, subject=(revocation.kind, revocation.subject))
         error = refusal(revocation)
         for row in found.attempts:
             if row.outcome == "open":

@@ -19,6 +19,17 @@ from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.protocol.messages import Published, RunView, StepState, StepStatus
 from ppml_airflow.units import parse_instant
 
+_LAST_DENIAL = (
+    sa.select(store.denial)
+    .where(
+        store.denial.c.run_id == sa.bindparam("run_id"),
+        store.denial.c.step == sa.bindparam("step"),
+        store.denial.c.after_attempt == sa.bindparam("after_attempt"),
+    )
+    .order_by(store.denial.c.id.desc())
+    .limit(1)
+)
+
 
 def view_of(broker: Broker, ledger: Ledger, *, run: Run) -> RunView:
     """A run as people and operators see it."""
@@ -99,8 +110,7 @@ def _is_granted(ledger: Ledger, *, run: Run, step: Step) -> bool:
 
 def _last_denial(ledger: Ledger, *, run_id: str, step: str, after: int) -> sa.Row[Any] | None:
     place = {"run_id": run_id, "step": step, "after_attempt": after}
-    denials = store.find_all(ledger.connection, store.denial, order="id", **place)
-    return denials[-1] if denials else None
+    return ledger.connection.execute(_LAST_DENIAL, place).one_or_none()
 
 
 def _disclosed(ledger: Ledger, *, receipt: str) -> Mapping[str, int]:
