@@ -25,7 +25,8 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$(?!\n)")]
 HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 """128 random bits, 32 lower-case hex digits: ids of runs and leases, serials of certificates."""
 
-Instant = Annotated[str, Meta(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$(?!\n)")]
+_INSTANT = r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z"
+Instant = Annotated[str, Meta(pattern=rf"^{_INSTANT}$(?!\n)")]
 """A moment in UTC, whole seconds, RFC 3339 with `Z`."""
 
 RelativePath = Annotated[
@@ -38,9 +39,7 @@ Trust = Literal["hardware", "simulated"]
 
 KIB = 1024
 MIB = 1024 * KIB
-
-
-_IS_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z").fullmatch
+_IS_INSTANT = re.compile(_INSTANT).fullmatch
 
 
 def format_instant(moment: datetime) -> Instant:

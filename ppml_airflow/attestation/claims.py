@@ -99,6 +99,10 @@ class SgxReport(msgspec.Struct, frozen=True):
         )
 
 
+TD_MEASUREMENT = ("mr_td", "rt_mr0", "rt_mr1", "rt_mr2", "rt_mr3")
+"""The registers that are a TD's measurement."""
+
+
 class TdReport(msgspec.Struct, frozen=True):
     """A TD's report, version 1.0, and the part that later versions have in common with it."""
 
@@ -120,7 +124,7 @@ class TdReport(msgspec.Struct, frozen=True):
         """Read it. A TD's firmware is in mr_td, what it booted in the registers: the measurement is all five."""
         return Identity(
             tee="tdx",
-            measurement=":".join((self.mr_td, self.rt_mr0, self.rt_mr1, self.rt_mr2, self.rt_mr3)),
+            measurement=":".join(getattr(self, name) for name in TD_MEASUREMENT),
             measurements={
                 "mrtd": self.mr_td,
                 "rtmr0": self.rt_mr0,

@@ -73,8 +73,9 @@ def public_jwk(key: PublicKey) -> dict[str, str]:
     except ValueError as error:
         raise MalformedInputError("enclave key is not a point of P-256") from error
     x, y = key.key[1:33], key.key[33:65]
-    return {"kty": "EC", "crv": "P-256", "alg": "ES256", "x": _base64url(x), "y": _base64url(y)}
+    return {"kty": "EC", "crv": "P-256", "alg": "ES256", "x": base64url(x), "y": base64url(y)}
 
 
-def _base64url(data: bytes) -> str:
+def base64url(data: bytes) -> str:
+    """How JOSE writes bytes (RFC 7515, section 2): without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

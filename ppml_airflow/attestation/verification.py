@@ -23,7 +23,7 @@ import dcap_qvl
 import msgspec
 from msgspec import Meta
 
-from ppml_airflow.attestation.claims import Flag, parse_claims
+from ppml_airflow.attestation.claims import TD_MEASUREMENT, Flag, parse_claims
 from ppml_airflow.attestation.evidence import MAX_QUOTE_BYTES, Evidence, Tee
 from ppml_airflow.attestation.refusals import CHAIN, explain, refusal
 from ppml_airflow.attestation.roots import RootKeyId, TrustRoot, trust_of
@@ -139,7 +139,7 @@ def reread_quote(quote: bytes) -> tuple[str, str]:
     try:
         parsed = dcap_qvl.parse_quote(quote)
         report = parsed.report
-        registers = ("mr_td", "rt_mr0", "rt_mr1", "rt_mr2", "rt_mr3") if parsed.is_tdx() else ("mr_enclave",)
+        registers = TD_MEASUREMENT if parsed.is_tdx() else ("mr_enclave",)
         measurement = ":".join(bytes(getattr(report, name)).hex() for name in registers)
         return measurement, bytes(parsed.pck_extension().ppid).hex()
     except (ValueError, AttributeError) as error:

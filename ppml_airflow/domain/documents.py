@@ -7,10 +7,11 @@ Values only. Who signs each: `docs/reference/documents.md`. How each is checked:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta
 
 from ppml_airflow.canonical import Document, digest
@@ -69,16 +70,14 @@ class Certificate(SignedDocument, frozen=True, kw_only=True):
 
 
 RevocationKind = Literal["measurement", "platform", "approval", "certificate", "key"]
-
-
-_DIGEST = "sha256:[0-9a-f]{64}"
-_REVOCABLE: Mapping[RevocationKind, str] = {
-    "measurement": "[0-9a-f]{64}|[0-9a-f]{96}(:[0-9a-f]{96}){4}",
-    "platform": "[0-9a-f]{32}",
-    "approval": _DIGEST,
-    "certificate": "[0-9a-f]{32}",
-    "key": _DIGEST,
+_REVOCABLE: Mapping[RevocationKind, Any] = {
+    "measurement": Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|[0-9a-f]{96}(:[0-9a-f]{96}){4})$(?!\n)")],
+    "platform": HexId,
+    "approval": Digest,
+    "certificate": HexId,
+    "key": Digest,
 }
+"""The type of each kind's subject."""
 
 
 class Revocation(SignedDocument, frozen=True, kw_only=True):
@@ -94,8 +93,10 @@ class Revocation(SignedDocument, frozen=True, kw_only=True):
     time: Instant
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(_REVOCABLE[self.kind], self.subject):
-            raise ValueError(f"subject is no {self.kind}; wanted the form {_REVOCABLE[self.kind]}")
+        try:
+            msgspec.convert(self.subject, type=_REVOCABLE[self.kind])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"subject is no {self.kind}: {error}") from error
 
 
 class IntegerParam(Document, tag_field="type", tag="integer", frozen=True, kw_only=True):
@@ -233,7 +234,7 @@ class Slots(Document, frozen=True, kw_only=True):
     """How many periods before the current one may be opened."""
 
 
-class Approval(SignedDocument, frozen=True, kw_only=True):
+class Approval(SignedDocument, frozen=True, kw_only=True, dict=True):
     """The owners' signature on a compiled pipeline."""
 
     payload_type: ClassVar[str] = "application/vnd.ppml.approval.v1+json"
@@ -251,7 +252,12 @@ class Approval(SignedDocument, frozen=True, kw_only=True):
 
     def step(self, name: str) -> Step | None:
         """The step of that name, or None."""
-        return next((step for step in self.steps if step.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Step]:
+        """Of two steps of one name the first, though a broker takes no such approval."""
+        return {step.name: step for step in reversed(self.steps)}
 
 
 # ---------------------------------------------------------------- what the broker signs

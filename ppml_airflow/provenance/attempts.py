@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.appraisal import appraise, require_accepted
@@ -43,7 +42,7 @@ from ppml_airflow.signing import Envelope, PublicKey, verify_envelope
 from ppml_airflow.units import Digest, Instant, parse_instant
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunDocuments:
     """What has been verified of a run before its attempts are judged."""
 
@@ -63,13 +62,10 @@ class RunDocuments:
         Raises:
             VerificationError: the approval has no such step.
         """
-        if name not in self._steps:
+        step = self.approval.step(name)
+        if step is None:
             raise VerificationError(f"the approval has no step {name}", code="step_not_approved")
-        return self._steps[name]
-
-    @cached_property
-    def _steps(self) -> dict[str, Step]:
-        return {step.name: step for step in self.approval.steps}
+        return step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

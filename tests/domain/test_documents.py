@@ -74,6 +74,12 @@ def test_an_approval_finds_its_steps() -> None:
     assert approval.step("other") is None
 
 
+def test_of_two_steps_of_one_name_an_approval_finds_the_first() -> None:
+    approval = make_approval()
+    twice = msgspec.structs.replace(approval, steps=(SUMMARISE, msgspec.structs.replace(SUMMARISE, attempts=99)))
+    assert twice.step("summarise") == SUMMARISE
+
+
 def test_an_approval_reads_as_it_was_written() -> None:
     approval = make_approval()
     assert canonical.decode(canonical.encode(approval), into=Approval) == approval

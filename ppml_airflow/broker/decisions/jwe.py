@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from ppml_airflow import canonical
+from ppml_airflow.attestation.report_data import base64url
 from ppml_airflow.canonical import Document
 from ppml_airflow.errors import MalformedInputError
 
@@ -88,14 +89,14 @@ def encrypt_to(key: PublicJwk, *, content: bytes) -> dict[str, str]:
         ephemeral = ec.generate_private_key(key.curve)
         header = {"alg": _ECDH, "enc": "A256GCM", "epk": _public_members(ephemeral.public_key())}
         encrypted_key = aes_key_wrap(_wrapping_key(ephemeral.exchange(ec.ECDH(), key)), content_key)
-    protected = _base64url(msgspec.json.encode(header))
+    protected = base64url(msgspec.json.encode(header))
     sealed = AESGCM(content_key).encrypt(iv, content, protected.encode("ascii"))
     return {
         "protected": protected,
-        "encrypted_key": _base64url(encrypted_key),
-        "iv": _base64url(iv),
-        "ciphertext": _base64url(sealed[:-16]),
-        "tag": _base64url(sealed[-16:]),
+        "encrypted_key": base64url(encrypted_key),
+        "iv": base64url(iv),
+        "ciphertext": base64url(sealed[:-16]),
+        "tag": base64url(sealed[-16:]),
     }
 
 
@@ -108,7 +109,7 @@ def _wrapping_key(shared: bytes) -> bytes:
 def _public_members(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
     numbers, length = key.public_numbers(), (key.curve.key_size + 7) // 8
     name = next(name for name, curve in _CURVES.items() if curve.name == key.curve.name)
-    x, y = (_base64url(part.to_bytes(length, "big")) for part in (numbers.x, numbers.y))
+    x, y = (base64url(part.to_bytes(length, "big")) for part in (numbers.x, numbers.y))
     return {"crv": name, "kty": "EC", "x": x, "y": y}
 
 
@@ -116,12 +117,8 @@ def _integer(text: str, *, length: int | None = None) -> int:
     if len(text) > _MAX_MEMBER:
         raise ValueError(f"a member has {len(text)} characters; at most {_MAX_MEMBER} are read")
     data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    if _base64url(data) != text or (length is not None and len(data) != length):
+    if base64url(data) != text or (length is not None and len(data) != length):
         raise ValueError(
             f"a member has {len(data)} bytes" + (f", wanted {length}" if length else ", or is not base64url")
         )
     return int.from_bytes(data, "big")
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
