@@ -19,7 +19,7 @@ from ppml_airflow.agent.settings import load_settings
 from ppml_airflow.agent.tasks import Tasks
 from ppml_airflow.errors import PpmlError
 from ppml_airflow.hardening import harden
-from ppml_airflow.protocol.listening import listening_socket
+from ppml_airflow.protocol.listening import listening_socket, serving_only
 
 
 @click.command()
@@ -43,10 +43,11 @@ def serve(config: Path) -> None:
         ConfigurationError: the configuration is wrong, or another agent runs with it.
     """
     settings = load_settings(config)
-    with Agent.start(settings) as agent, listening_socket(settings.listen) as sock:
+    with Agent.start(settings) as agent, listening_socket(settings.listen, users=settings.socket_users) as sock:
         tasks = Tasks(agent.perform)
         app = build_app(tasks, settings=settings)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+        http = serving_only(settings.socket_users)
+        server = uvicorn.Server(uvicorn.Config(app, http=http, log_level="warning", access_log=False, lifespan="off"))
         # Before uvicorn takes signals, and when it raises the one that ended it once more. An exception would be lost
         # where a signal meets Python in a finalizer.
         signal.signal(signal.SIGTERM, lambda number, frame: setattr(server, "should_exit", True))

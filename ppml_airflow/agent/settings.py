@@ -19,6 +19,7 @@ from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Domain, ParamValue
 from ppml_airflow.errors import ConfigurationError, MalformedInputError
 from ppml_airflow.protocol.client import endpoint
+from ppml_airflow.protocol.peers import UserNumbers, parse_users
 from ppml_airflow.sealing.columns import simple_type
 from ppml_airflow.sealing.manifest import Column
 from ppml_airflow.sealing.wrapping import SealingKey
@@ -64,6 +65,8 @@ class Settings:
 
     agent: str
     listen: str
+    socket_users: tuple[range, ...]
+    """Who may connect to a Unix socket beside the agent's own user and root."""
     broker: str
     token: str = field(repr=False)
     """By which the broker knows the agent, and for which pipelines."""
@@ -103,6 +106,7 @@ class _DeliverEntry(_Strict):
 class _AgentFile(_Strict):
     agent: _Name
     listen: Annotated[str, Field(pattern=r"^(unix:.+|http://[^/:]+:\d{1,5})$")]
+    socket_users: list[UserNumbers] = []
     broker: _Text
     token_file: _Text
     domain: _Text
@@ -139,6 +143,7 @@ def load_settings(path: Path) -> Settings:
     return Settings(
         agent=file.agent,
         listen=_address(file.listen, folder=folder),
+        socket_users=parse_users(file.socket_users),
         broker=broker,
         token=_load_token(folder / file.token_file),
         domain=_load_domain(folder / file.domain),

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pydantic
 
 from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.protocol.peers import UserNumbers
 from ppml_airflow.yaml_files import load_yaml
 
 
@@ -61,6 +62,8 @@ class BrokerSettings(pydantic.BaseModel):
 
     listen: tuple[str, ...]
     """`https://host:port`, `http://127.0.0.1:8650` or `unix:/path/to/socket`; several are served at once."""
+    socket_users: tuple[UserNumbers, ...] = ()
+    """Who may connect to a Unix socket beside the broker's own user and root: `"1000"`, `"1000-1999"`."""
     tls: TlsSettings | None = None
     """Needed for `https://`."""
     requests_per_second: pydantic.PositiveInt = 500

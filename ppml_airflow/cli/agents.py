@@ -14,6 +14,7 @@ import yaml
 
 from ppml_airflow import canonical
 from ppml_airflow.cli.home import Home, private_folder, write_private
+from ppml_airflow.cli.users import note_sources, socket_users
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.errors import ConfigurationError
 
@@ -80,6 +81,11 @@ def source_in_file(home: Home, dataset: str) -> Path | None:
     return None
 
 
+def sources_of(home: Home, agent: str) -> list[Path]:
+    """The files and folders that an agent seals."""
+    return sorted({home.agent(agent) / entry["source"] for entry in _load(home, agent).get("seals", {}).values()})
+
+
 def pipelines_in_files(home: Home) -> set[str]:
     """The pipelines for whose runs the agents have entries."""
     files = [_load(home, agent) for agent in agents_of(home)]
@@ -120,14 +126,17 @@ def write_agent_files(
         file = {
             "agent": agent,
             "listen": f"unix:{home.socket(f'{agent}-agent')}",
+            "socket_users": socket_users(home, of=f"{agent}-agent"),
             "broker": broker,
             "token_file": "token",
-            "domain": str(home.domain_file),
+            "domain": "domain.json",
             "storage": str(home.storage),
             **key,
             verb: {**known, **{name: _merged(known.get(name), entry) for name, entry in entries.items()}},
         }
+        write_private(home.agent(agent) / "domain.json", home.domain_file.read_bytes())
         write_private(home.agent(agent) / "agent.yaml", yaml.safe_dump(file, sort_keys=False).encode())
+        note_sources(home, sources_of(home, agent), agent=agent)
 
 
 def _merged(known: dict[str, Any] | None, entry: dict[str, Any]) -> dict[str, Any]:

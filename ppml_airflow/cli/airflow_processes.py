@@ -26,6 +26,7 @@ from ppml_airflow.cli.processes import die_with_parent
 from ppml_airflow.cli.simulated import airflow_token
 from ppml_airflow.cli.stack import free_port, service_environment
 from ppml_airflow.cli.supervisor import Service
+from ppml_airflow.cli.users import AIRFLOW, as_party, hand_over, party_environment
 from ppml_airflow.enclaves.runtimes.registry import default_runtime
 from ppml_airflow.errors import ConfigurationError, UnavailableError
 from ppml_airflow.units import format_instant
@@ -71,6 +72,7 @@ def migrate(home: Home, *, database: str) -> None:
     current = version("apache-airflow")
     if stamp.exists() and stamp.read_text() == current and (home.airflow / database).exists():
         return
+    hand_over(home)
     _run(home, "db", "migrate", database=database)
     write_private(stamp, current.encode())
 
@@ -103,8 +105,9 @@ def test_dag(home: Home, *, dag_id: str, moment: datetime, conf: str | None, bro
     }
     arguments = [*_airflow("dags", "test", dag_id, format_instant(moment)), *(("--conf", conf) if conf else ())]
     with (home.run / "airflow.log").open("wb") as log:
+        hand_over(home)
         process = subprocess.Popen(
-            arguments,
+            as_party(home, AIRFLOW, arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -151,7 +154,12 @@ def airflow_services(home: Home) -> tuple[list[Service], str]:
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
     }
     services = [
-        Service(name=f"airflow-{name}", arguments=_airflow(name), environment=environment, dies_at_once=False)
+        Service(
+            name=f"airflow-{name}",
+            arguments=as_party(home, AIRFLOW, _airflow(name)),
+            environment=environment,
+            dies_at_once=False,
+        )
         for name in SERVICES
     ]
     return services, f"http://127.0.0.1:{port}"
@@ -170,7 +178,7 @@ def is_healthy(url: str) -> bool:
 
 def airflow_environment(home: Home, *, database: str) -> dict[str, str]:
     """What every process of this Airflow is told."""
-    environment = service_environment(home)
+    environment = party_environment(home, AIRFLOW, service_environment(home))
     binaries = Path(sys.executable).parent
     return environment | {
         "PATH": f"{binaries}{os.pathsep}{environment.get('PATH', os.defpath)}",
@@ -188,7 +196,10 @@ def _airflow(*arguments: str) -> tuple[str, ...]:
 
 def _run(home: Home, *arguments: str, database: str) -> None:
     result = subprocess.run(
-        _airflow(*arguments), capture_output=True, text=True, env=airflow_environment(home, database=database)
+        as_party(home, AIRFLOW, _airflow(*arguments)),
+        capture_output=True,
+        text=True,
+        env=airflow_environment(home, database=database),
     )
     if result.returncode != 0:
         said = (result.stderr or result.stdout).strip()[-400:]

@@ -74,7 +74,7 @@ def command(
         dag_id=dag_id,
         domain_id=domain_id or home.load_domain().domain_id,
         code_folder=code_folder(out),
-        airflow_home=home.airflow,
+        airflow_home=home.compiler,
         options=[
             *(text for name, value in terms.items() for text in (f"--{name.replace('_', '-')}", str(value))),
             *(text for name in log_recipients for text in ("--log-recipient", name)),

@@ -115,7 +115,7 @@ def _prepare(home: Home, *, dag_file: Path, dag_id: str, say: acting.Say) -> tup
             dag_id=dag_id,
             domain_id=owner.domain.domain_id,
             code_folder=_code_folder(home, dag_id),
-            airflow_home=home.airflow,
+            airflow_home=home.compiler,
             options=acting.COMPILE_OPTIONS,
         )
         say(f"compiled {dag_file.name}: steps {', '.join(step.name for step in compiled.steps)}")

@@ -57,6 +57,11 @@ class Home:
         return self.owner / "trust.json"
 
     @property
+    def airflow_token(self) -> Path:
+        """By which the broker knows Airflow. Kept here: what lies in Airflow's folder, Airflow may change."""
+        return self.owner / "airflow.token"
+
+    @property
     def broker(self) -> Path:
         """The broker's folder."""
         return self.path / "broker"
@@ -67,7 +72,7 @@ class Home:
 
     @property
     def tee(self) -> Path:
-        """The simulated platform, for the quoting service only."""
+        """The simulated platform: its keys for the quoting service only, its collateral for everybody."""
         return self.path / "tee"
 
     @property
@@ -100,17 +105,22 @@ class Home:
         return self.path / "dags"
 
     @property
+    def compiler(self) -> Path:
+        """AIRFLOW_HOME of whoever compiles: never Airflow's own, whose settings would then run as its owner."""
+        return self.run / "compiler"
+
+    @property
     def run(self) -> Path:
-        """Process ids and logs of the services."""
+        """Process ids, logs and sockets of the services."""
         return self.path / "run"
 
     def socket(self, name: str) -> Path:
-        """The Unix socket of a service: in `run/`, or in a private folder of its own where that path is too long."""
-        path = self.run / f"{name}.sock"
+        """The Unix socket of a service, in a folder of its own: in `run/`, or elsewhere where that path is too long."""
+        path = self.run / name / "socket"
         if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
             return path
         key = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        return private_folder(Path(tempfile.gettempdir()) / f"ppml-{os.getuid()}-{key}") / f"{name}.sock"
+        return private_folder(Path(tempfile.gettempdir()) / f"ppml-{os.getuid()}-{key}") / name / "socket"
 
     def load_domain(self) -> Domain:
         """The domain of this home.
@@ -147,29 +157,57 @@ def require_checkout() -> Path:
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its owner enters, or make sure that it is one.
+    """Make a folder that only its owner reads or writes, or make sure that it is one.
 
     Raises:
-        ConfigurationError: it is a link, or belongs to somebody else (attack: a folder laid out in /tmp beforehand).
+        ConfigurationError: it is a link, or somebody else's (attack: a folder laid out in /tmp beforehand).
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise ConfigurationError(f"{path} is not a folder of this user's")
-    if status.st_mode & 0o077:
+    if not path.parent.exists():
+        private_folder(path.parent)
+    if not path.exists():
+        path.mkdir(mode=0o700)
+        _share_fate(path)
+    _require_ours(path)
+    status = path.stat()
+    if status.st_uid == os.getuid() and status.st_mode & 0o066:
         path.chmod(0o700)
     return path
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner reads. It appears whole, by one rename."""
-    private_folder(path.parent)
+    """Write a file that only the owner of its folder reads. It appears whole, by one rename."""
+    if not path.parent.exists():
+        private_folder(path.parent)
+    _require_ours(path.parent)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+        _share_fate(unfinished)
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def _require_ours(folder: Path) -> None:
+    if not _is_ours(folder):
+        raise ConfigurationError(f"{folder} is not a folder of this user's")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether this user has made a folder: it is this user's, or was given away where nobody else can make any."""
+    status, above = folder.lstat(), folder.parent.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        return False
+    if status.st_uid == os.getuid() or (above.st_uid == os.getuid() and not above.st_mode & 0o022):
+        return True
+    return status.st_uid == above.st_uid and _is_ours(folder.parent)
+
+
+def _share_fate(path: Path) -> None:
+    """What root makes in a folder of somebody's is that somebody's."""
+    folder = path.parent.stat()
+    if os.getuid() == 0 and folder.st_uid != 0:
+        os.chown(path, folder.st_uid, folder.st_gid, follow_symlinks=False)

@@ -42,7 +42,7 @@ def plan(dag_file: Path, *, dag_id: str | None, broker: str | None, check: bool,
             dag_id=dag_id,
             domain_id=home.load_domain().domain_id,
             code_folder=Path(folder) / "code",
-            airflow_home=home.airflow,
+            airflow_home=home.compiler,
         )
     standing = _ask_broker(home, broker, compiled=compiled) if broker else _read_folder(home, compiled=compiled)
     plans = plan_pipeline(compiled, standing=standing, now=datetime.now(UTC))

@@ -104,7 +104,7 @@ def _compiled(home: Home, *, file: Path, dag_id: str | None, domain_id: str) -> 
         dag_id=dag_id,
         domain_id=domain_id,
         code_folder=code,
-        airflow_home=home.airflow,
+        airflow_home=home.compiler,
         options=acting.COMPILE_OPTIONS,
     )
     return approval, code

@@ -20,6 +20,7 @@ from ppml_airflow.broker.service.callers import Caller, hash_token
 from ppml_airflow.cli.agents import OWNER, agents_of, sealing_agents
 from ppml_airflow.cli.home import Home, private_folder, write_private
 from ppml_airflow.cli.owner import CERTIFICATE_LIFETIME, Owner, root_key_files
+from ppml_airflow.cli.users import hand_over
 from ppml_airflow.domain.adhoc import open_right
 from ppml_airflow.domain.documents import Approval, Certificate, Domain
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError
@@ -49,7 +50,8 @@ def ensure_simulated_domain(home: Home, *, now: datetime, owners: int = 1, thres
     _ensure_keystore(home)
     _ensure_tokens(home)
     for folder in (home.storage, home.passports, home.run, home.airflow, home.dags):
-        private_folder(folder)
+        if not folder.exists():  # one that is there may be shared with a party by now
+            private_folder(folder)
     if not home.tee.exists():
         SimulatedPlatform.create(home.tee, now=now)
     root = SimulatedPlatform.load(home.tee).root
@@ -104,6 +106,7 @@ def ensure_certified(
     log = _sealing_key(home.owner / "log.key").public
     for subject, datasets in _log_recipients(approval).items():
         owner.certify(log, role="log", subject=subject, datasets=datasets, now=now)
+    hand_over(home)
     made = [item for serial, item in owner.certificates().by_serial.items() if serial not in before]
     return sorted(f"key of {item.subject} certified as {item.role}" for item in made)
 
@@ -169,7 +172,7 @@ def accept_measurement(
 
 def airflow_token(home: Home) -> str:
     """The token by which the broker knows Airflow."""
-    return (home.airflow / "token").read_text().strip()
+    return home.airflow_token.read_text().strip()
 
 
 def _first_policy(home: Home, *, domain: Domain, name: str, image: str, reference: ImageReference) -> Policy:
@@ -244,7 +247,7 @@ def _ensure_keystore(home: Home) -> None:
 
 def _ensure_tokens(home: Home) -> None:
     """Give Airflow and each agent a token of its own."""
-    files = {"airflow": home.airflow / "token"}
+    files = {"airflow": home.airflow_token}
     files |= {f"{name}-agent": home.agent(name) / "token" for name in agents_of(home)}
     callers = {}
     for name, file in files.items():

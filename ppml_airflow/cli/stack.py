@@ -28,6 +28,7 @@ from ppml_airflow.cli import processes
 from ppml_airflow.cli.agents import agents_of
 from ppml_airflow.cli.home import Home, private_folder, write_private
 from ppml_airflow.cli.supervisor import GRACE_S, LOCK, SERVICES, Service
+from ppml_airflow.cli.users import BROKER, QUOTING, as_party, hand_over, party_environment, socket_users, users_of
 from ppml_airflow.errors import ConfigurationError, UnavailableError
 from ppml_airflow.protocol.client import BrokerClient, JsonClient
 
@@ -127,6 +128,7 @@ class Stack:
 
     def restart_agents(self) -> None:
         """Have the agents read their files again: the supervisor starts what ends."""
+        hand_over(self.home)
         for agent in agents_of(self.home):
             path = self.home.run / f"{agent}-agent.pid"
             before = _read_pid(path)
@@ -159,13 +161,15 @@ class Stack:
 
 
 def core_services(home: Home) -> list[Service]:
-    """Quoting service, broker and agents, their configuration written."""
+    """Quoting service, broker and agents, their configuration written and handed over."""
     write_broker_settings(home)
-    broker = f"unix:{home.socket('broker')}"
-    quoting = ("--home", str(home.path), "--socket", str(home.socket("quoting")), "--broker", broker)
+    hand_over(home)
+    broker, users = f"unix:{home.socket('broker')}", users_of(home)
+    quoting = ["--home", str(home.path), "--socket", str(home.socket("quoting")), "--broker", broker]
+    quoting += ["--users", str(users.base)] if users else []
     return [
-        _service(home, "quoting", "ppml_airflow.enclaves.quoting", *quoting),
-        _service(home, "broker", "ppml_airflow.broker", "--config", str(home.broker / "broker.yaml")),
+        _service(home, QUOTING, "ppml_airflow.enclaves.quoting", *quoting),
+        _service(home, BROKER, "ppml_airflow.broker", "--config", str(home.broker / "broker.yaml")),
         *(
             _service(home, f"{name}-agent", "ppml_airflow.agent", "--config", str(home.agent(name) / "agent.yaml"))
             for name in agents_of(home)
@@ -186,11 +190,13 @@ def service_environment(home: Home) -> dict[str, str]:
 def write_broker_settings(home: Home) -> str:
     """Write broker.yaml and return the broker's address: the port of the last time if it is free, else another."""
     root = home.broker / "tee-root.der"
+    write_private(home.broker / "domain.json", home.domain_file.read_bytes())
     write_private(root, SimulatedPlatform.load(home.tee).root_der)
     url = f"http://127.0.0.1:{_choose_port(_broker_settings(home))}"
     settings = {
         "listen": [url, f"unix:{home.socket('broker')}"],
-        "domain": str(home.domain_file),
+        "socket_users": socket_users(home, of=BROKER),
+        "domain": "domain.json",
         "signing_key": "signing.pem",
         "database": "broker.db",
         "anchor": "anchor",
@@ -215,10 +221,11 @@ def free_port() -> int:
 
 
 def _service(home: Home, name: str, module: str, *arguments: str) -> Service:
+    command, environment = (sys.executable, "-m", module, *arguments), service_environment(home)
     return Service(
         name=name,
-        arguments=(sys.executable, "-m", module, *arguments),
-        environment=service_environment(home),
+        arguments=command if name == QUOTING else as_party(home, name, command),
+        environment=environment if name == QUOTING else party_environment(home, name, environment),
         dies_at_once=True,
     )
 

@@ -106,7 +106,7 @@ def _compiled(home: Home, dag_id: str) -> Approval:
         dag_id=dag_id,
         domain_id=home.load_domain().domain_id,
         code_folder=home.run / f"{dag_id}.code",
-        airflow_home=home.airflow,
+        airflow_home=home.compiler,
     )
 
 

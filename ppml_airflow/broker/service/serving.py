@@ -25,7 +25,8 @@ from ppml_airflow.broker.service.recovery import require_anchored
 from ppml_airflow.broker.service.watch import write_audit_log
 from ppml_airflow.broker.settings import TlsSettings, load_settings
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.protocol.listening import listening_socket
+from ppml_airflow.protocol.listening import listening_socket, serving_only
+from ppml_airflow.protocol.peers import parse_users
 
 MAX_CONNECTIONS = 1024
 """More are answered 503 at once."""
@@ -50,7 +51,7 @@ def run(config: Path) -> None:
     )
     logger.info("broker of domain %s, trust: %s", broker.domain.name, broker.domain.trust)
     with helped(broker):
-        serve(app, listen=settings.listen, tls=settings.tls)
+        serve(app, listen=settings.listen, users=parse_users(settings.socket_users), tls=settings.tls)
 
 
 @contextmanager
@@ -68,18 +69,20 @@ def helped(broker: Broker) -> Iterator[None]:
             broker.verify.close()
 
 
-def serve(app: FastAPI, *, listen: Sequence[str], tls: TlsSettings | None = None) -> None:
-    """Serve on every address until SIGTERM or SIGINT; `https://` with TLS 1.3.
+def serve(app: FastAPI, *, listen: Sequence[str], users: Sequence[range] = (), tls: TlsSettings | None = None) -> None:
+    """Serve on every address until SIGTERM or SIGINT; `https://` with TLS 1.3, Unix sockets these users only.
 
     Raises:
         ConfigurationError: an address cannot be bound, or the certificate cannot be used.
     """
     with ExitStack() as stack:
-        plain = [stack.enter_context(listening_socket(one)) for one in listen if not one.startswith("https:")]
+        plain = [
+            stack.enter_context(listening_socket(one, users=users)) for one in listen if not one.startswith("https:")
+        ]
         private = [stack.enter_context(listening_socket(one)) for one in listen if one.startswith("https:")]
-        servers = [(uvicorn.Server(_configure(app)), plain)] if plain else []
+        servers = [(uvicorn.Server(_configure(app, users=users)), plain)] if plain else []
         if private:
-            servers.append((uvicorn.Server(_with_tls(_configure(app), tls=tls)), private))
+            servers.append((uvicorn.Server(_with_tls(_configure(app, users=users), tls=tls)), private))
         # When uvicorn raises the signal that ended it once more, there is still something to end.
         signal.signal(signal.SIGTERM, lambda number, frame: _end(server for server, _ in servers))
         asyncio.run(_together(servers))
@@ -94,9 +97,10 @@ async def _together(servers: Iterable[tuple[uvicorn.Server, list[socket.socket]]
     await asyncio.gather(*(server.serve(sockets=sockets) for server, sockets in servers))
 
 
-def _configure(app: FastAPI) -> uvicorn.Config:
+def _configure(app: FastAPI, *, users: Sequence[range]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=serving_only(users),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -12,6 +12,7 @@ from pathlib import Path
 from ppml_airflow.enclaves.quoting.service import QuotingService
 from ppml_airflow.errors import PpmlError
 from ppml_airflow.hardening import harden
+from ppml_airflow.users import Users
 
 
 def main() -> int:
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--socket", type=Path, required=True, help="the Unix socket to listen on")
     parser.add_argument("--storage", type=Path, help="the sealed datasets, for containers; PPML_HOME/storage")
     parser.add_argument("--broker", help="the broker's address, for containers")
+    parser.add_argument("--users", type=int, help="the first of the installation's users; none: all share this one")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     os.umask(0o077)
@@ -32,6 +34,7 @@ def main() -> int:
             socket_path=arguments.socket,
             storage=arguments.storage or home / "storage",
             broker=arguments.broker,
+            users=Users(arguments.users) if arguments.users else None,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop())

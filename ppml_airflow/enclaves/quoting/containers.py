@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
 from ppml_airflow.errors import ConfigurationError, PpmlError
 from ppml_airflow.protocol.messages import LaunchRequest
 from ppml_airflow.units import MIB
+from ppml_airflow.users import Users
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -64,6 +66,7 @@ class ContainerHost:
         storage: the folder of sealed datasets, the only one that is mounted.
         broker: its address, the only one that is led to.
         folders: where the sockets of guests lie.
+        users: whose numbers guests get; none: root's guests share one of Docker's, others' have their service's own.
         daemon: gives a client of the daemon, when first needed.
     """
 
@@ -74,6 +77,7 @@ class ContainerHost:
         storage: Path,
         broker: str | None,
         folders: PrivateFolders,
+        users: Users | None = None,
         daemon: Callable[[], APIClient] = connect,
     ) -> None:
         self._images = images
@@ -83,7 +87,7 @@ class ContainerHost:
         self._daemon = daemon
         self._connected: APIClient | None = None
         self._connecting = threading.Lock()
-        self._user = _ROOTS_GUEST if os.getuid() == 0 else (os.getuid(), os.getgid())
+        self._users = users
 
     @property
     def _client(self) -> APIClient:
@@ -116,10 +120,12 @@ class ContainerHost:
         if Path(request.storage).resolve() != self._storage:
             raise ConfigurationError(f"storage {request.storage} is not this installation's, {self._storage}")
         step = _step(request)
-        meeting = Meeting(self._folders.make(in_memory=False), user=self._user, broker=self._broker)
+        folder = self._folders.make(in_memory=False)
+        user = self._user_of(folder)
+        meeting = Meeting(folder, user=user, broker=self._broker)
         try:
             with docker_errors(image=request.image):
-                container = self._create(request, step, measurement=measurement, meeting=meeting.folder)
+                container = self._create(request, step, measurement=measurement, meeting=meeting.folder, user=user)
         except BaseException:
             meeting.close(self._folders)
             raise
@@ -142,19 +148,27 @@ class ContainerHost:
             _log.info("removing container %s, left by a crash", container["Id"][:12])
             remove_container(self._client, container["Id"])
 
-    def _create(self, request: LaunchRequest, step: _Step, *, measurement: Measurement, meeting: Path) -> str:
+    def _user_of(self, folder: Path) -> tuple[int, int]:
+        """User and group of the guest that gets this private directory."""
+        if self._users:
+            return folder.stat().st_uid, self._users.storage_group
+        return _ROOTS_GUEST if os.getuid() == 0 else (os.getuid(), os.getgid())
+
+    def _create(
+        self, request: LaunchRequest, step: _Step, *, measurement: Measurement, meeting: Path, user: tuple[int, int]
+    ) -> str:
         client = self._client
         binds = {str(meeting): {"bind": _MEETING, "mode": "ro"}}
         for name in sorted(step.reads | step.writes):
             folder = self._storage / name
-            _give(folder, user=self._user)
+            _give(folder, user=-1 if self._users else user[0], group=user[1])
             binds[str(folder)] = {"bind": f"{_STORAGE}/{name}", "mode": "rw" if name in step.writes else "ro"}
         host_config = client.create_host_config(
-            **confinement(step.limits, user=self._user), binds=binds, log_config={"Type": "none"}
+            **confinement(step.limits, user=user), binds=binds, log_config={"Type": "none"}
         )
         created = client.create_container(
             image=f"sha256:{measurement.hex}",
-            user=":".join(map(str, self._user)),
+            user=":".join(map(str, user)),
             host_config=host_config,
             labels={LABEL: self._label, "ppml.step": request.step},
         )
@@ -192,8 +206,8 @@ def _step(request: LaunchRequest) -> _Step:
     return _Step(limits=step.limits, reads=reads - writes, writes=frozenset(writes))
 
 
-def _give(folder: Path, *, user: tuple[int, int]) -> None:
-    """Let a guest's user enter a dataset's folder: what lies in it is sealed.
+def _give(folder: Path, *, user: int, group: int) -> None:
+    """Let a guest enter a dataset's folder, by its user or, if that is -1, by its group: what lies in it is sealed.
 
     Raises:
         ConfigurationError: it is a link (attack: storage that leads elsewhere).
@@ -204,5 +218,11 @@ def _give(folder: Path, *, user: tuple[int, int]) -> None:
     if os.getuid() != 0:
         return
     for path in (folder, *folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            os.chown(path, *user, follow_symlinks=False)
+        with suppress(OSError):  # a file, a link, or gone
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                os.fchown(handle, user, group)
+                if user == -1:
+                    os.fchmod(handle, 0o2770)
+            finally:
+                os.close(handle)

@@ -6,11 +6,12 @@ import os
 import socket
 import subprocess
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from ppml_airflow.enclaves.installation import load_installation
+from ppml_airflow.enclaves.installation import Installation, load_installation
 from ppml_airflow.enclaves.measurement import Measurement
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders, kill_session
 from ppml_airflow.protocol.launches import LineSocket
@@ -54,14 +55,30 @@ class Guest(Protocol):
         ...
 
 
+class Confine(Protocol):
+    """Makes a command one of another user, who finds in addition what `see` names."""
+
+    def __call__(self, command: Sequence[str], *, user: int, see: Sequence[Path]) -> Sequence[str]:
+        """The command to execute instead."""
+        ...
+
+
 class ProcessGuest:
     """A guest that is a process. It leads a session of its own, so that all it starts can be ended with it."""
 
-    def __init__(self, folder: Path, *, measurement: Measurement, private_folders: PrivateFolders) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        measurement: Measurement,
+        private_folders: PrivateFolders,
+        confine: Confine | None = None,
+    ) -> None:
         self.measurement = measurement
         self.has_quote = False
         self._exit_code: int | None = None
         self._ending = threading.Lock()
+        self._confine = confine
         self._private_folders = private_folders
         self._private = private_folders.make()
         ours, theirs = socket.socketpair()
@@ -75,14 +92,18 @@ class ProcessGuest:
         self.channel = LineSocket(ours)
 
     def _start(self, folder: Path, *, channel: int) -> subprocess.Popen[bytes]:
-        temporary = self._private / "tmp"
-        temporary.mkdir()
-        java_home = load_installation(folder).java_home
+        temporary, user = self._private / "tmp", self._private.stat().st_uid
+        temporary.mkdir(mode=0o700)
+        os.chown(temporary, user, user)
+        installation = load_installation(folder)
+        java_home = installation.java_home
         environment = {"PATH": _PATH, "HOME": str(self._private), "TMPDIR": str(temporary), "LANG": "C.UTF-8"}
         if java_home is not None:
             environment["JAVA_HOME"] = java_home
         command = [str(folder / "env" / "bin" / "python"), "-I", "-B", "-X", f"pycache_prefix={folder / 'bytecode'}"]
         command += ["-m", "ppml_airflow.guest", "--channel", str(channel), "--parent", str(os.getpid())]
+        if self._confine:
+            command = list(self._confine(command, user=user, see=[self._private, *_hosts_part(installation)]))
         with (self._private / "guest.log").open("wb") as log:
             return subprocess.Popen(
                 command,
@@ -126,3 +147,9 @@ class ProcessGuest:
             return ""
         log = self._private / "guest.log"
         return log.read_bytes()[-_SAID_BYTES:].decode(errors="replace").strip() if log.is_file() else ""
+
+
+def _hosts_part(installation: Installation) -> list[Path]:
+    """What of the host a guest runs on: interpreters and Java."""
+    interpreters = [Path(one.executable).parent.parent for one in installation.environments.values()]
+    return interpreters + ([Path(installation.java_home)] if installation.java_home else [])

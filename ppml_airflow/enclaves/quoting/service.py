@@ -16,12 +16,14 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
+from ppml_airflow.confinement import confined
 from ppml_airflow.enclaves.images import image_lock
 from ppml_airflow.enclaves.measurement import FileDigestCache, Measurement, measure
 from ppml_airflow.enclaves.quoting.containers import ContainerHost
@@ -42,7 +44,8 @@ from ppml_airflow.protocol.launches import (
     WatchStarted,
 )
 from ppml_airflow.protocol.messages import LaunchRequest
-from ppml_airflow.protocol.peers import is_own, user_of
+from ppml_airflow.protocol.peers import is_served, user_of
+from ppml_airflow.users import PASSWD, Users
 
 _log = logging.getLogger(__name__)
 _DAY_S = 24 * 3600
@@ -53,11 +56,14 @@ _PATIENCE_S = 2.0
 class QuotingService:
     """Serves one installation until stopped."""
 
-    def __init__(self, *, home: Path, socket_path: Path, storage: Path, broker: str | None) -> None:
+    def __init__(
+        self, *, home: Path, socket_path: Path, storage: Path, broker: str | None, users: Users | None = None
+    ) -> None:
         self._home = home
         self._socket_path = socket_path
         self._storage = storage
         self._broker = broker
+        self._users = users
         self._watches = Watches()
         self._platform = SimulatedPlatform.load(home / "tee")
         self._cache = FileDigestCache()
@@ -76,24 +82,26 @@ class QuotingService:
         """
         with ExitStack() as stack:
             self._take_lock(stack)
-            self._private_folders = PrivateFolders.of_home(self._home)
+            self._private_folders = PrivateFolders.of_home(self._home, users=self._users)
             self._private_folders.sweep_all()
             self._containers = ContainerHost(
                 images=self._home / "images",
                 storage=self._storage,
                 broker=self._broker,
                 folders=self._private_folders,
+                users=self._users,
             )
             self._containers.sweep_all()
             self._write_collateral()
             self._listen(stack)
             threading.Thread(target=self._renew_collateral, daemon=True).start()
             _log.info("listening on %s", self._socket_path)
+            served = [range(user, user + 1) for user in (self._users.of("airflow"),)] if self._users else []
             threads: list[threading.Thread] = []
             while not self._stopping.is_set():
                 with suppress(OSError):  # stop() shuts the listener down
                     connection, _ = self._listener.accept()
-                    if not is_own(connection):
+                    if not is_served(connection, users=served):
                         _log.warning("user %d is not served", user_of(connection))
                         connection.close()
                         continue
@@ -133,6 +141,8 @@ class QuotingService:
             raise ConfigurationError(f"socket {self._socket_path} cannot be made: {error}") from error
         finally:
             os.umask(before)
+        if self._users:
+            self._socket_path.chmod(0o666)  # is_served tells who connects
         stack.callback(self._socket_path.unlink, missing_ok=True)
         self._listener.listen()
 
@@ -140,6 +150,7 @@ class QuotingService:
         target = self._home / "tee" / "collateral.json"
         partial = target.with_suffix(".partial")
         partial.write_bytes(self._platform.collateral(datetime.now(UTC)))
+        partial.chmod(0o644)
         partial.replace(target)
 
     def _renew_collateral(self) -> None:
@@ -191,8 +202,24 @@ class QuotingService:
             holder.tell(GuestEvent(state="measuring"))
             measurement = self._measure(folder)
             holder.tell(GuestEvent(state="starting"))
-            guest = ProcessGuest(folder, measurement=measurement, private_folders=self._private_folders)
+            guest = ProcessGuest(
+                folder,
+                measurement=measurement,
+                private_folders=self._private_folders,
+                confine=self._confine if self._users else None,
+            )
             return self._accompany(guest, holder=holder, line=line)
+
+    def _confine(self, command: Sequence[str], *, user: int, see: Sequence[Path]) -> tuple[str, ...]:
+        """The command as a guest's user, who finds PPML_HOME, the sockets and what `see` names."""
+        assert self._users is not None  # noqa: S101 - asked before
+        return confined(
+            command,
+            user=user,
+            groups=[self._users.storage_group],
+            passwd=self._home / PASSWD,
+            see=[self._home, self._socket_path.parent.parent, *see],
+        )
 
     def _launch_container(self, request: LaunchRequest, *, holder: Holder) -> GuestResult | GuestProblem:
         holder.tell(GuestEvent(state="measuring"))
