@@ -28,6 +28,7 @@ from ppml_airflow.cli.image import ensure_images
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_simulated_domain
 from ppml_airflow.cli.sources import demo_source
+from ppml_airflow.cli.users import describe
 from ppml_airflow.domain.documents import Approval, ParamValue, Run
 from ppml_airflow.domain.params import check_params
 from ppml_airflow.enclaves.runtimes.registry import default_runtime
@@ -90,6 +91,7 @@ def _run(
     )
     _, approval = acting.sign_approval(home, compiled=compiled, sealers=sealers, say=say)
     with acting.serving(home, owner=owner, approval=approval, sources=sources, sealers=sealers) as stack:
+        say(describe(home))
         say(f"quoting service, broker and the agents of {', '.join(agents_of(home))} are ready")
         moment = datetime.now(UTC).replace(microsecond=0)
         succeeded = airflow_processes.test_dag(

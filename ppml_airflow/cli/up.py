@@ -24,6 +24,7 @@ from ppml_airflow.cli.image import ensure_image_for
 from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.simulated import ensure_simulated_domain
 from ppml_airflow.cli.stack import Stack, core_services
+from ppml_airflow.cli.users import describe
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.enclaves.runtimes.registry import default_runtime
 from ppml_airflow.errors import PpmlError, UnavailableError
@@ -64,6 +65,7 @@ def _start(home: Home, *, stack: Stack, say: Callable[[str], None]) -> None:
         stack.wait_until_ready()
         with stack.broker() as broker:
             owner.publish(broker)
+        say(describe(home))
         say("quoting service, broker and agents are ready")
         stack.wait_for(lambda: airflow_processes.is_healthy(url), service="airflow-api-server")
     except PpmlError:

@@ -77,7 +77,7 @@ def seal_part(source: Path | bytes, target: Path, *, key: bytes, context: bytes,
     Raises:
         ConfigurationError: the source cannot be read, or changed while it was read.
     """
-    with _reading(source) as reader, appearing(target) as writer:
+    with _reading(source) as reader, appearing(target, mode=0o644) as writer:  # whoever may enter the storage may read
         digest = hashlib.sha256()
         size = 0
         plain = _padded(reader) if padded else _read(reader)
@@ -128,10 +128,10 @@ def open_into(writer: BinaryIO, *, source: Path, part: Part, key: bytes, context
 
 
 @contextmanager
-def appearing(target: Path) -> Iterator[BinaryIO]:
-    """Write a new 0600 file under a temporary name; it gets its own name if all went well and is gone if not."""
+def appearing(target: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Write a new file under a temporary name; it gets its own name if all went well and is gone if not."""
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as writer:
             yield writer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ppml_airflow.protocol.peers import is_own, user_of
+from ppml_airflow.protocol.peers import is_served, parse_users, user_of
 
 NOBODY = 65534
 CONNECT = (
@@ -38,11 +38,13 @@ def connection_by(user: int, address: Path) -> socket.socket:
 def test_a_process_of_the_same_user_is_known(address: Path) -> None:
     with connection_by(os.getuid(), address) as connection:
         assert user_of(connection) == os.getuid()
-        assert is_own(connection)
+        assert is_served(connection)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may connect as somebody else")
 def test_another_user_is_told_apart_though_the_socket_is_open_to_everybody(address: Path) -> None:
     with connection_by(NOBODY, address) as connection:
         assert user_of(connection) == NOBODY
-        assert not is_own(connection)
+        assert not is_served(connection)
+        assert not is_served(connection, users=parse_users(["1000-1999"]))
+        assert is_served(connection, users=parse_users(["1000-1999", str(NOBODY)]))
