@@ -72,7 +72,7 @@ def test_the_connection_holds_no_key(home: Home, owner: Owner) -> None:
         assert secret.read_text().strip() not in told
 
 
-def test_what_is_in_the_shell_does_not_reach_airflow(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_the_shell_does_not_reach_airflow(home: Home, owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "canary")
     assert "AIRFLOW__CORE__FERNET_KEY" not in airflow_environment(home, database="x.db")
 

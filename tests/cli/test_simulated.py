@@ -32,7 +32,7 @@ def test_made_again_it_is_the_same(home: Home, owner: Owner) -> None:
 
 
 def test_private_keys_are_readable_by_their_owner_only(home: Home, owner: Owner) -> None:
-    secrets = [*home.path.rglob("*.pem"), *home.path.rglob("*.key"), home.broker / "passphrase", home.airflow / "token"]
+    secrets = [*home.path.rglob("*.pem"), *home.path.rglob("*.key"), home.broker / "passphrase", home.airflow_token]
     private = [path for path in secrets if path.parent != home.tee or path.suffix == ".key"]
     assert private
     assert [path for path in private if path.stat().st_mode & 0o077] == []
