@@ -30,6 +30,14 @@ def keystore(keystore_file: Path) -> KeystoreFile:
     return make_keystore(keystore_file.parent)
 
 
+@pytest.fixture(autouse=True)
+def _no_keys_of_other_tests(keystore_file: Path, keystore: KeystoreFile) -> Iterator[None]:
+    """Each use of a keystore reads all of it."""
+    before = keystore_file.read_bytes()
+    yield
+    keystore_file.write_bytes(before)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A PostgreSQL server of this session's own."""

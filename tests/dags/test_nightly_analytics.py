@@ -20,13 +20,19 @@ DAG_FILE = Path(__file__).parents[2] / "dags" / "nightly_analytics.py"
 QUESTION = yaml.safe_load(DAG_FILE.with_suffix(".yaml").read_text())
 PARSE_TIME_BOUND_S = 1.0
 PARSE = """
-import importlib.util, sys, time
+import importlib.util, os, sys, time
 import airflow.sdk
-started = time.process_time()
-spec = importlib.util.spec_from_file_location("dag_file", sys.argv[1])
-spec.loader.exec_module(importlib.util.module_from_spec(spec))
-print(time.process_time() - started)
+for path in sys.argv[1:]:
+    child = os.fork()  # each is parsed in a process that has imported Airflow and nothing else
+    if child == 0:
+        started = time.process_time()
+        spec = importlib.util.spec_from_file_location("dag_file", path)
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        print(path, time.process_time() - started, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
+DAG_FILES = sorted(DAG_FILE.parent.glob("*.py"))
 
 
 def write_sources(folder):
@@ -38,13 +44,19 @@ def sources(tmp_path_factory):
     return write_sources(tmp_path_factory.mktemp("sources"))
 
 
-@pytest.mark.parametrize("path", sorted(DAG_FILE.parent.glob("*.py")), ids=lambda path: path.name)
-def test_a_dag_is_parsed_within_a_second_of_cpu_after_airflow(path, tmp_path):
-    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path)}
-    answer = subprocess.run(
-        [sys.executable, "-c", PARSE, str(path)], env=environment, check=True, capture_output=True, text=True
-    )
-    assert float(answer.stdout.split()[-1]) < PARSE_TIME_BOUND_S
+@pytest.fixture(scope="module")
+def parse_times(tmp_path_factory):
+    """Seconds of CPU that each DAG file takes, by its path."""
+    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))}
+    command = [sys.executable, "-c", PARSE, *map(str, DAG_FILES)]
+    answer = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    told = [line.split() for line in answer.stdout.splitlines() if line.startswith(str(DAG_FILE.parent))]
+    return {path: float(seconds) for path, seconds in told}
+
+
+@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.name)
+def test_a_dag_is_parsed_within_a_second_of_cpu_after_airflow(path, parse_times):
+    assert parse_times[str(path)] < PARSE_TIME_BOUND_S
 
 
 def test_the_dag_has_at_most_40_lines():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,23 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPlatform:
 
 
 @pytest.fixture(scope="session")
-def keystore(tmp_path_factory: pytest.TempPathFactory) -> KeystoreFile:
+def keystore_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the keystore lies."""
+    return tmp_path_factory.mktemp("keys") / "keystore.json"
+
+
+@pytest.fixture(scope="session")
+def keystore(keystore_file: Path) -> KeystoreFile:
     """One for all tests; every world has keys of its own in it."""
-    return make_keystore(tmp_path_factory.mktemp("keys"))
+    return make_keystore(keystore_file.parent)
+
+
+@pytest.fixture(autouse=True)
+def _no_keys_of_other_tests(keystore_file: Path, keystore: KeystoreFile) -> Iterator[None]:
+    """Each use of a keystore reads all of it."""
+    before = keystore_file.read_bytes()
+    yield
+    keystore_file.write_bytes(before)
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,7 @@ from ppml_airflow.broker.service.api import create_app
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.callers import Caller, hash_token
 from ppml_airflow.broker.service.issuing import RELEASE_KEK
+from ppml_airflow.broker.service.owners import put_approval, put_certificate, put_policy
 from ppml_airflow.broker.service.recovery import require_anchored
 from ppml_airflow.broker.store import Store
 from ppml_airflow.domain.documents import (
@@ -60,6 +63,14 @@ def make_keystore(folder: Path) -> KeystoreFile:
     return keystore
 
 
+@cache
+def empty_database() -> bytes:
+    """An SQLite store as the migrations make it, which take as long as a short test."""
+    with tempfile.TemporaryDirectory() as folder:
+        Store.file(Path(folder) / "broker.db").close()
+        return (Path(folder) / "broker.db").read_bytes()
+
+
 class LocalClient(BrokerClient):
     """The project's own client, speaking to the application in this process."""
 
@@ -91,10 +102,13 @@ class World:
         for dataset, certificate in self.owners.dataset_certificates.items():
             self._store_dataset_key(dataset, certificate)
         self.collateral = self.platform.collateral(self.now)
+        self.database = self.database or str(self.folder / "broker.db")
+        if "://" not in self.database and not Path(self.database).exists():
+            Path(self.database).write_bytes(empty_database())
         self.broker = Broker(
             domain=self.owners.domain,
             signing_key=self.owners.broker,
-            store=Store.open(self.database or str(self.folder / "broker.db")),
+            store=Store.open(self.database),
             kms=self.keystore,
             dataset_keys=self.folder,
             roots=(self.platform.root,),
@@ -107,10 +121,10 @@ class World:
         self.use(self.broker)
         require_anchored(self.broker)
         for envelope in self.owners.certificates:
-            self.client.put_certificate(envelope)
-        self.client.put_policy(self.owners.root.sign(self.policy()))
+            put_certificate(self.broker, envelope=envelope)
+        put_policy(self.broker, envelope=self.owners.root.sign(self.policy()))
         self.approval_envelope = self.owners.root.sign(self.approval())
-        self.client.put_approval(self.approval_envelope)
+        put_approval(self.broker, envelope=self.approval_envelope)
 
     def use(self, broker: Broker) -> None:
         """Serve this broker from now on."""
