@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -244,7 +244,7 @@ def _describe(route: Route) -> dict[str, Any]:
         }
     }
     if route.body is not None:
-        described["requestBody"] = {"required": True, "content": {JSON: {"schema": _schema(route.body)}}}
+        described["requestBody"] = {"required": True, "content": {JSON: {"schema": _schema(route.body)}}}  # type: ignore[arg-type]  # a type has a hash
     names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
     if names:
         described["parameters"] = _path_parameters(names)
@@ -257,6 +257,7 @@ def _path_parameters(names: Iterable[str]) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
+@cache
 def _schema(kind: object) -> dict[str, Any]:
     if kind is None:
         return {}

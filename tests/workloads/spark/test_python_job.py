@@ -155,7 +155,13 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("name", FAILURES)
+MORE = ("another exit code", "a column that its input does not have", "no output", "other columns")
+"""What takes the way of others in `FAILURES`: each of them starts Spark."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in MORE else []) for name in FAILURES]
+)
 def test_a_program_that_fails_says_one_word(name: str, world: JobWorld, installation: ImageInstallation) -> None:
     statement, outcome, logged = FAILURES[name]
     seal_visits(world)
