@@ -27,6 +27,7 @@ from ppml_airflow.cli.stack import Stack
 from ppml_airflow.domain.documents import Approval
 from ppml_airflow.errors import PolicyDeniedError, VerificationError
 from ppml_airflow.provenance.report import PassportReport
+from ppml_airflow.provenance.revocations import require_nothing_revoked
 from ppml_airflow.provenance.trust_bundle import parse_trust_bundle
 from ppml_airflow.provenance.verification import verify_passport
 from ppml_airflow.signing import Envelope
@@ -134,7 +135,7 @@ def check_passport(home: Home, path: Path) -> PassportReport:
 
     Raises:
         VerificationError: it is not authentic or not whole.
-        PolicyDeniedError: it is authentic, and says that the run failed.
+        PolicyDeniedError: it is authentic, and says that the run failed, or stands on something that is revoked.
     """
     trust = parse_trust_bundle(home.trust_bundle.read_bytes())
     try:
@@ -143,6 +144,7 @@ def check_passport(home: Home, path: Path) -> PassportReport:
         raise VerificationError(f"passport {path} is missing") from error
     if report.outcome != "succeeded":
         raise PolicyDeniedError(f"run {report.run_id} failed; its passport says where: {path}", code="run_failed")
+    require_nothing_revoked(report.revoked)
     return report
 
 

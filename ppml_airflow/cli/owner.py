@@ -195,6 +195,10 @@ class Owner:
         name = f"{revocation.kind}-{envelope.digest.removeprefix('sha256:')[:16]}.json"
         return self._store(self.folder / "revocations" / name, envelope)
 
+    def revocations(self) -> list[Envelope]:
+        """All that are signed."""
+        return self._envelopes("revocations")
+
     # ---------------------------------------------------------------- the broker
 
     def publish(self, broker: BrokerClient) -> None:
@@ -203,7 +207,7 @@ class Owner:
         for envelope in self._envelopes("certificates"):
             if envelope.digest not in known:
                 broker.put_certificate(envelope)
-        for envelope in self._envelopes("revocations"):
+        for envelope in self.revocations():
             broker.put_revocation(envelope)
         newest = {(policy.name, policy.version) for policy in self.policies().values()}
         for envelope in self._envelopes("policies"):

@@ -55,7 +55,8 @@ def ensure_simulated_domain(home: Home, *, now: datetime, owners: int = 1, thres
     if not home.tee.exists():
         SimulatedPlatform.create(home.tee, now=now)
     root = SimulatedPlatform.load(home.tee).root
-    write_private(home.trust_bundle, canonical.encode(make_trust_bundle(owner.domain, tee_roots=[root])))
+    bundle = make_trust_bundle(owner.domain, tee_roots=[root], revocations=owner.revocations())
+    write_private(home.trust_bundle, canonical.encode(bundle))
     return owner
 
 

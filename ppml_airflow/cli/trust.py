@@ -9,15 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import msgspec
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.roots import INTEL_ROOT, TrustRoot
 from ppml_airflow.cli.home import Home
-from ppml_airflow.cli.verify import read_bounded
+from ppml_airflow.cli.owner import Owner
+from ppml_airflow.cli.verify import load_revocation, read_bounded
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.provenance.log import Checkpoint
 from ppml_airflow.provenance.passport import MAX_PASSPORT_BYTES
+from ppml_airflow.provenance.revocations import verify_revocations
 from ppml_airflow.provenance.trust_bundle import TrustBundle, make_trust_bundle
 from ppml_airflow.provenance.verification import verify_passport
 from ppml_airflow.units import MIB
@@ -48,16 +51,32 @@ def trust() -> None:
     multiple=True,
     help="Verify this passport and pin the broker's log where it ends: later passports must continue it.",
 )
+@click.option(
+    "--revocation",
+    "revoked",
+    metavar="FILE",
+    type=_FILE,
+    multiple=True,
+    help="A revocation to tell of, beside those that this installation's owner has signed.",
+)
 @click.option("--output", metavar="FILE", type=_FILE, help="Write to this file instead of standard output.")
 def export(
-    *, domain_file: Path | None, root_files: tuple[Path, ...], pinned: tuple[Path, ...], output: Path | None
+    *,
+    domain_file: Path | None,
+    root_files: tuple[Path, ...],
+    pinned: tuple[Path, ...],
+    revoked: tuple[Path, ...],
+    output: Path | None,
 ) -> None:
     """Write the trust bundle of a domain."""
     home = Home.default()
     domain = load_domain(domain_file) if domain_file else home.load_domain()
     roots = [_load_root(path) for path in root_files] or [_default_root(domain, home=home)]
-    bundle = make_trust_bundle(domain, tee_roots=roots)
-    bundle = make_trust_bundle(domain, tee_roots=roots, checkpoints=_pin(pinned, bundle=bundle))
+    own = [] if domain_file else Owner(home, domain=domain, keys=()).revocations()
+    revocations = [*own, *map(load_revocation, revoked)]
+    verify_revocations(revocations, domain=domain)
+    bundle = make_trust_bundle(domain, tee_roots=roots, revocations=revocations)
+    bundle = msgspec.structs.replace(bundle, checkpoints=tuple(_pin(pinned, bundle=bundle)))
     text = canonical.encode(bundle).decode()
     if output is None:
         click.echo(text)

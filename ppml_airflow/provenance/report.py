@@ -10,6 +10,7 @@ from ppml_airflow.domain.documents import DatasetVersion, Denial, ParamValue, Re
 from ppml_airflow.provenance.attempts import JudgedAttempt, RunDocuments
 from ppml_airflow.provenance.completeness import StepOutcome
 from ppml_airflow.provenance.log import Checkpoint
+from ppml_airflow.provenance.revocations import RevokedReport
 from ppml_airflow.units import Digest, HexId, Instant, Name, Trust
 
 
@@ -63,6 +64,10 @@ class PassportReport(Document, frozen=True, kw_only=True):
     log: Checkpoint
     """Where the log stood at the end of the run: what a verifier may pin."""
     checkpoints_compared: int
+    revocations_known: int
+    """How many the trust bundle holds; the owners may have revoked more."""
+    revoked: tuple[RevokedReport, ...]
+    """What of the run stands on something revoked."""
     claimed: Mapping[str, str]
 
 
@@ -74,6 +79,8 @@ def make_report(
     outcomes: Mapping[str, StepOutcome],
     earlier: tuple[DatasetVersion, ...],
     compared: tuple[Checkpoint, ...],
+    revocations_known: int,
+    revoked: tuple[RevokedReport, ...],
 ) -> PassportReport:
     """Put the report together, once everything has held."""
     run = documents.run
@@ -101,6 +108,8 @@ def make_report(
         earlier_inputs=earlier,
         log=Checkpoint(log_size=closed.log_size, log_root=closed.log_root),
         checkpoints_compared=len(compared),
+        revocations_known=revocations_known,
+        revoked=revoked,
         claimed=run.claimed,
     )
 

@@ -13,6 +13,7 @@ from ppml_airflow.canonical import Document
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.errors import ConfigurationError, MalformedInputError
 from ppml_airflow.provenance.log import Checkpoint
+from ppml_airflow.signing import Envelope
 from ppml_airflow.units import MIB
 
 MAX_BUNDLE_BYTES = MIB
@@ -26,6 +27,8 @@ class TrustBundle(Document, frozen=True, kw_only=True):
     """Root certificates (DER) under which evidence counts. A development root only counts if somebody put it here."""
     checkpoints: tuple[Checkpoint, ...]
     """Heads of the broker's log, pinned earlier."""
+    revocations: tuple[Envelope, ...]
+    """What the owners have revoked, as far as is known to whoever made the bundle."""
 
     @property
     def roots(self) -> tuple[TrustRoot, ...]:
@@ -50,7 +53,11 @@ def parse_trust_bundle(data: bytes) -> TrustBundle:
 
 
 def make_trust_bundle(
-    domain: Domain, *, tee_roots: Sequence[TrustRoot], checkpoints: Sequence[Checkpoint] = ()
+    domain: Domain,
+    *,
+    tee_roots: Sequence[TrustRoot],
+    checkpoints: Sequence[Checkpoint] = (),
+    revocations: Sequence[Envelope] = (),
 ) -> TrustBundle:
     """Put a bundle together.
 
@@ -60,5 +67,8 @@ def make_trust_bundle(
     if not any(root.trust == domain.trust for root in tee_roots):
         raise ConfigurationError(f"trust bundle of a {domain.trust} domain names no {domain.trust} TEE root")
     return TrustBundle(
-        domain=domain, tee_roots=tuple(root.certificate for root in tee_roots), checkpoints=tuple(checkpoints)
+        domain=domain,
+        tee_roots=tuple(root.certificate for root in tee_roots),
+        checkpoints=tuple(checkpoints),
+        revocations=tuple(revocations),
     )

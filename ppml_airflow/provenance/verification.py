@@ -36,6 +36,7 @@ from ppml_airflow.provenance.inputs import verify_input
 from ppml_airflow.provenance.log import Checkpoint, Consistency, LogEntry
 from ppml_airflow.provenance.passport import PassportContents, parse_passport
 from ppml_airflow.provenance.report import PassportReport, make_report
+from ppml_airflow.provenance.revocations import find_revoked, verify_revocations
 from ppml_airflow.provenance.sets import require_sets
 from ppml_airflow.provenance.trust_bundle import TrustBundle
 from ppml_airflow.signing import Envelope, PublicKey, SignedDocument
@@ -71,6 +72,7 @@ def verify_passport(
     8. Attempts came in the order that edges and gates ask for.
     9. Each input was signed by a certified producer or an attested key.
     10. RunClosed covers every byte that was enclosed.
+    11. What of it stands on something that the trust bundle says is revoked is reported; it stays authentic.
     """
     # 1
     passport = parse_passport(data)
@@ -113,8 +115,17 @@ def verify_passport(
     # 10
     if canonical.digest(contents) != closed.contents:
         raise VerificationError("passport encloses something else than RunClosed says", code="contents")
+    # 11
+    revoked = verify_revocations(trust.revocations, domain=trust.domain)
     return make_report(
-        judged, documents=documents, closed=closed, outcomes=outcomes, earlier=earlier, compared=compared
+        judged,
+        documents=documents,
+        closed=closed,
+        outcomes=outcomes,
+        earlier=earlier,
+        compared=compared,
+        revocations_known=len(revoked),
+        revoked=find_revoked(judged, documents=documents, passport=passport, revoked=revoked),
     )
 
 

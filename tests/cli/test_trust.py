@@ -6,12 +6,17 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec.structs import replace
 
 from ppml_airflow import canonical
 from ppml_airflow.attestation.roots import INTEL_ROOT
+from ppml_airflow.cli.home import Home
+from ppml_airflow.cli.owner import Owner
 from ppml_airflow.cli.trust import trust
+from ppml_airflow.domain.documents import Revocation
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, VerificationError
 from ppml_airflow.provenance.trust_bundle import parse_trust_bundle
+from ppml_airflow.signing import SigningKey
 from tests.support.owners import Owners
 from tests.support.simulated_run import SimulatedRun, complete_run, make_platform
 
@@ -97,3 +102,18 @@ def test_a_root_file_that_is_none_is_refused(home: Path) -> None:
 def test_a_file_that_cannot_be_written_says_so(home: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written"):
         export("--output", str(home / "no" / "such" / "folder.json"))
+
+
+def test_a_bundle_tells_what_the_owner_has_revoked(home: Path, run: SimulatedRun) -> None:
+    domain = run.owners.domain
+    revocation = Revocation(
+        domain_id=domain.domain_id, kind="platform", subject="cd" * 16, reason="stolen", time="2026-11-01T00:00:00Z"
+    )
+    own, given = run.owners.root.sign(revocation), run.owners.root.sign(replace(revocation, subject="ab" * 16))
+    Owner(Home(home), domain=domain, keys=()).store_revocation(own)
+    (home / "given.json").write_bytes(canonical.encode(given))
+    bundle = parse_trust_bundle(export("--revocation", str(home / "given.json")).stdout_bytes)
+    assert bundle.revocations == (own, given)
+    (home / "given.json").write_bytes(canonical.encode(SigningKey.generate().sign(revocation)))
+    with pytest.raises(VerificationError, match="revocations"):
+        export("--revocation", str(home / "given.json"))

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ppml_airflow import canonical
+from ppml_airflow.domain.documents import Revocation
+from tests.support.policies import MEASUREMENT
 from tests.support.simulated_run import SimulatedRun, complete_run, make_platform, start_run
 
 
@@ -132,3 +134,44 @@ def test_verifying_imports_no_service_and_no_airflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def revocation_of(run: SimulatedRun) -> bytes:
+    """The owners' word that the run's image is not to be relied on."""
+    revocation = Revocation(
+        domain_id=run.owners.domain.domain_id,
+        kind="measurement",
+        subject=MEASUREMENT.hex(),
+        reason="a hole in it\x1b[2J",
+        time="2026-11-01T00:00:00Z",
+    )
+    return canonical.encode(run.owners.root.sign(revocation))
+
+
+def test_a_run_that_stands_on_what_was_revoked_is_told_apart_from_a_forged_one(files: Path, run: SimulatedRun) -> None:
+    (files / "revocation.json").write_bytes(revocation_of(run))
+    done = verify(files, "passport.json", "--trust", "trust.json", "--revocation", "revocation.json")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0] == "verdict: REVOKED"
+    assert "revocations: 1 known to the trust bundle" in lines
+    told = next(line for line in lines if line.startswith("revoked: step aggregate, attempt 2"))
+    assert f"stands on measurement {MEASUREMENT.hex()}, revoked since 2026-11-01T00:00:00Z: a hole in it" in told
+    assert told.endswith("so does what it made: report version 1")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "run is authentic, and step aggregate stands on measurement" in done.stderr
+    done = verify(files, "passport.json", "--trust", "trust.json", "--revocation", "revocation.json", "--json")
+    assert (done.returncode, json.loads(done.stdout)["verdict"]) == (1, "revoked")
+
+
+def test_it_is_said_that_no_revocation_is_known(files: Path) -> None:
+    done = verify(files, "passport.json", "--trust", "trust.json")
+    assert "revocations: 0 known to the trust bundle" in done.stdout.splitlines()
+
+
+def test_what_is_no_revocation_is_refused(files: Path, run: SimulatedRun) -> None:
+    for content in (b"{}", b"", canonical.encode(run.contents().approval)):
+        (files / "revocation.json").write_bytes(content)
+        done = verify(files, "passport.json", "--trust", "trust.json", "--revocation", "revocation.json")
+        assert done.returncode != 0
+        assert done.stdout.splitlines()[0] == "verdict: REFUSED"

@@ -491,7 +491,9 @@ class SimulatedRun:
 
     def trust(self, **changes: object) -> TrustBundle:
         """What somebody who verifies would hold."""
-        bundle = TrustBundle(domain=self.owners.domain, tee_roots=(self.platform.root_der,), checkpoints=())
+        bundle = TrustBundle(
+            domain=self.owners.domain, tee_roots=(self.platform.root_der,), checkpoints=(), revocations=()
+        )
         return msgspec.structs.replace(bundle, **changes)
 
     def _wrap(self, dataset: str) -> Wrap:
