@@ -35,7 +35,7 @@ _CLOSED: dict[str, tuple[type[PpmlError], str, str]] = _OUTCOMES | {
     "lease_fenced": (PolicyDeniedError, "another attempt has taken the place of this one", ""),
     "lease_expired": (PolicyDeniedError, "the lease expired before the job was committed", _LIMIT_HINT),
     "lease_closed": (PolicyDeniedError, "the run was closed before the job was committed", ""),
-    "lease_revoked": (PolicyDeniedError, "the approval or a key was revoked", ""),
+    "lease_revoked": (PolicyDeniedError, "what the lease stands on was revoked", "the owners know what and why"),
     "broker_unavailable": (UnavailableError, "the broker did not take the receipt in time", "try again"),
     "commit_refused": (VerificationError, "the broker refused the receipt", _LOG_HINT),
 }
