@@ -25,6 +25,7 @@ from ppml_airflow.operators.launches import describe_event, launch_request, requ
 from ppml_airflow.operators.runs import open_run
 from ppml_airflow.operators.triggers import require_no_problem
 from ppml_airflow.units import spell_trust
+from ppml_airflow.workloads.registry import require_set_supported
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -48,6 +49,7 @@ class EnclaveOperator(BaseOperator):
     no harm.
 
     Args:
+        workload: what runs the step, an entry of `workloads.registry`; an engine's own operator says it.
         outputs: dataset -> holders of recipient certificates who may open it.
         inputs: datasets, sealed or computed before.
         folders: those of the outputs that are folders of files; the others are tables.
@@ -68,14 +70,13 @@ class EnclaveOperator(BaseOperator):
 
     ui_color = "#e8e4f5"
     minimum_memory_mib: ClassVar[int] = 256
-    can_be_set: ClassVar[bool] = False
-    """Whether this engine runs a job in several enclaves."""
     statement_param: str | None = None
     """The param of the DAG that is the step's statement, if the run brings it: an adhoc step."""
 
     def __init__(
         self,
         *,
+        workload: str,
         outputs: Mapping[str, Sequence[str]],
         inputs: Sequence[str] = (),
         folders: Sequence[str] = (),
@@ -100,6 +101,7 @@ class EnclaveOperator(BaseOperator):
             raise ConfigurationError(f"folders= names {unknown[0]}, which is none of the outputs {sorted(outputs)}")
         if runtime is not None:
             require_supported(image, runtime=runtime, members=members)
+        self.workload = workload
         self.inputs = tuple(inputs)
         self.outputs_to: Mapping[str, tuple[str, ...]] = {
             dataset: tuple(recipients) for dataset, recipients in outputs.items()
@@ -121,11 +123,6 @@ class EnclaveOperator(BaseOperator):
         """What ends the guest, while there is one."""
 
     # ---------------------------------------------------------------- what an engine says of itself
-
-    @property
-    @abstractmethod
-    def workload(self) -> str:
-        """The workload that runs the step, an entry of `workloads.registry`."""
 
     @abstractmethod
     def code_files(self) -> dict[str, bytes]:
@@ -234,11 +231,7 @@ class EnclaveOperator(BaseOperator):
                 f"step {self.task_id} has members={members}, replacements={replacements}; wanted 1 and 0, or up to"
                 f" {MAX_MEMBERS} members of which at most {MAX_REPLACEMENTS} are replaced"
             )
-        if members > 1 and not self.can_be_set:
-            raise ConfigurationError(
-                f"{type(self).__name__} runs in one enclave; step {self.task_id} has members={members}",
-                code="set_unsupported",
-            )
+        require_set_supported(self.workload, members=members)
         return members, replacements
 
     def _run(self, run_id: str, *, hook: PpmlHook, broker: BrokerClient) -> StepStatus:

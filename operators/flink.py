@@ -54,7 +54,8 @@ class TrustedFlinkOperator(EnclaveOperator):
         times = {
             f"{EVENT_TIME}{dataset}": f"{column} {out_of_order_s}" for dataset, column in (event_time or {}).items()
         }
-        super().__init__(image=image, environment={**(conf or {}), **times}, **kwargs)
+        workload = "flink-python" if sql is None else "flink-sql"
+        super().__init__(workload=workload, image=image, environment={**(conf or {}), **times}, **kwargs)
         _require_shape(sql=sql, application=application, py_files=py_files, arguments=application_args)
         self._require_datasets(event_time=event_time or {}, streams=streams, has_sql=sql is not None)
         self.sql = sql
@@ -62,11 +63,6 @@ class TrustedFlinkOperator(EnclaveOperator):
         self.py_files = tuple(py_files)
         self.application_args = tuple(application_args)
         self.streams = frozenset(streams)
-
-    @property
-    def workload(self) -> str:
-        """`flink-sql` or `flink-python`."""
-        return "flink-python" if self.sql is None else "flink-sql"
 
     def code_files(self) -> dict[str, bytes]:
         """The query, or the program and what it imports; the first one is the program."""

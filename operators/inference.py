@@ -45,7 +45,7 @@ class EnclaveInferenceOperator(EnclaveOperator):
         image: str = "inference",
         **kwargs: Any,
     ) -> None:
-        super().__init__(image=image, inputs=(model, data), **kwargs)
+        super().__init__(workload="inference", image=image, inputs=(model, data), **kwargs)
         if len(self.outputs_to) != 1 or self.folders:
             raise ConfigurationError(f"inference writes one table; outputs= has {sorted(self.outputs_to)}")
         if model == data:
@@ -67,11 +67,6 @@ class EnclaveInferenceOperator(EnclaveOperator):
             self.plan = canonical.convert(plan, into=InferencePlan)
         except MalformedInputError as error:
             raise ConfigurationError(f"step {self.task_id} cannot be bound: {error.message}") from error
-
-    @property
-    def workload(self) -> str:
-        """`inference`."""
-        return "inference"
 
     def code_files(self) -> dict[str, bytes]:
         """What the step binds."""

@@ -47,7 +47,7 @@ class TrustedPythonOperator(EnclaveOperator):
         image: str = "python",
         **kwargs: Any,
     ) -> None:
-        super().__init__(image=image, inputs=inputs, **kwargs)
+        super().__init__(workload="python", image=image, inputs=inputs, **kwargs)
         if (application is None) == (python_callable is None):
             raise ConfigurationError("TrustedPythonOperator wants exactly one of application= and python_callable=")
         _require_files((*([application] if application else []), *py_files))
@@ -60,13 +60,6 @@ class TrustedPythonOperator(EnclaveOperator):
         self.function = None if python_callable is None else source_of(python_callable)
         if self.function is not None:
             self._take_function(given=tuple(inputs))
-
-    can_be_set = True
-
-    @property
-    def workload(self) -> str:
-        """`python`."""
-        return "python"
 
     def code_files(self) -> dict[str, bytes]:
         """The program and what it imports, or the program that calls the function; the first one is run."""

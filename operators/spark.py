@@ -75,6 +75,7 @@ class TrustedSparkSubmitOperator(EnclaveOperator):
         )
         chosen = _settings(conf, name=name, is_verbose=verbose)
         super().__init__(
+            workload="spark-sql" if application is None else "spark-python",
             image=image,
             memory=f"{memory_mib}m",
             cores=total_cores(cores, executor=executor_cores, executors=num_executors, total=total_executor_cores),
@@ -88,11 +89,6 @@ class TrustedSparkSubmitOperator(EnclaveOperator):
         self.files = names_of(files)
         self.application_args = tuple(application_args)
         self._require_shape()
-
-    @property
-    def workload(self) -> str:
-        """`spark-sql` or `spark-python`."""
-        return "spark-sql" if self.application is None else "spark-python"
 
     def code_files(self) -> dict[str, bytes]:
         """The query, or the program and what lies beside it; the first one is the program. Nothing if the run asks."""

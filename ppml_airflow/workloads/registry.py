@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import Workload, WorkloadJob
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ppml_airflow.workloads.installation import ImageInstallation
+    from ppml_airflow.workloads.job import Workload, WorkloadJob
 
 WORKLOADS = {
     "flink-python": "flink.python:FlinkPython",
@@ -44,7 +47,20 @@ def find_workload(name: str, *, members: int = 1) -> WorkloadClass:
     """
     if name not in WORKLOADS:
         raise ConfigurationError(f"workload {name} is unknown", hint=f"known are: {', '.join(WORKLOADS)}")
-    if members > 1 and name not in SETS:
-        raise ConfigurationError(f"workload {name} runs in one enclave, not in {members}", code="set_unsupported")
+    require_set_supported(name, members=members)
     module, _, found = WORKLOADS[name].partition(":")
     return cast("WorkloadClass", getattr(import_module(f"ppml_airflow.workloads.{module}"), found))
+
+
+def require_set_supported(name: str, *, members: int) -> None:
+    """Refuse a set whose workload runs in one enclave: operators when a DAG is read, guests before the lease.
+
+    Raises:
+        ConfigurationError: code `set_unsupported`; lists the workloads that do.
+    """
+    if members > 1 and name not in SETS:
+        raise ConfigurationError(
+            f"workload {name} runs in one enclave, not in {members}",
+            code="set_unsupported",
+            hint=f"workloads that run in several: {', '.join(sorted(SETS))}",
+        )

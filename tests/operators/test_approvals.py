@@ -9,7 +9,7 @@ from ppml_airflow.broker.decisions.approvals import require_sound
 from ppml_airflow.canonical import digest_bytes
 from ppml_airflow.domain.documents import Input, IntegerParam, Limits, Output
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.operators import AttestationSensor, EncryptOperator, TrustedSparkSubmitOperator
+from ppml_airflow.operators import AttestationSensor, EncryptOperator, TrustedPythonOperator, TrustedSparkSubmitOperator
 from ppml_airflow.operators.approvals import compile_approval
 from tests.support.nightly import SQL, TERMS, nightly
 
@@ -134,19 +134,26 @@ def test_too_many_retries_are_refused():
     refused(nightly(retries=10), "retries=10; at most 9")
 
 
-class SparkInSets(TrustedSparkSubmitOperator):
-    can_be_set = True
+def step_of_a_set(visits):
+    return visits
 
 
 def test_the_members_of_a_set_and_their_replacements_are_approved():
     with DAG("set", schedule="@daily") as dag:
-        SparkInSets(task_id="s", sql="SELECT 1", outputs={"r": ["analyst"]}, members=3, replacements=1)
+        TrustedPythonOperator(
+            task_id="s",
+            python_callable=step_of_a_set,
+            outputs={"r": ["analyst"]},
+            columns={"r": {"n": "bigint"}},
+            members=3,
+            replacements=1,
+        )
     (found,) = compiled(dag).steps
     assert (found.members, found.replacements) == (3, 1)
 
 
 def test_an_engine_that_runs_in_one_enclave_refuses_members_when_the_dag_is_read():
-    with pytest.raises(ConfigurationError, match="TrustedSparkSubmitOperator runs in one enclave") as caught:
+    with pytest.raises(ConfigurationError, match="workload spark-sql runs in one enclave, not in 2") as caught:
         step("s", members=2)
     assert caught.value.code == "set_unsupported"
 
@@ -155,7 +162,7 @@ def test_an_engine_that_runs_in_one_enclave_refuses_members_when_the_dag_is_read
 def test_numbers_that_make_no_set_are_refused(numbers):
     members, replacements = numbers
     with pytest.raises(ConfigurationError, match="wanted 1 and 0, or up to 64 members"):
-        SparkInSets(task_id="s", sql="SELECT 1", outputs={"r": ["a"]}, members=members, replacements=replacements)
+        step("s", members=members, replacements=replacements)
 
 
 def test_two_pipelines_in_one_dag_are_refused():
