@@ -21,21 +21,10 @@ from ppml_airflow.keys.keystore import KeystoreFile
 from ppml_airflow.protocol.listening import listening_socket
 from ppml_airflow.protocol.messages import AgentTask, Commit
 from tests.support.agent_home import DELIVER_REPORT, SEAL_VISITS, write_agent
-from tests.support.broker_world import Guest, World, make_keystore
+from tests.support.broker_world import Guest, World
 from tests.support.enclave_output import EnclaveOutput
-from tests.support.simulated_run import make_platform
 
 MITTE = pa.table({"clinic": ["Mitte"], "cost": [17.75]})
-
-
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPlatform:
-    return make_platform(tmp_path_factory.mktemp("tee") / "platform")
-
-
-@pytest.fixture(scope="module")
-def keystore(tmp_path_factory: pytest.TempPathFactory) -> KeystoreFile:
-    return make_keystore(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture

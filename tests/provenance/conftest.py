@@ -5,12 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from ppml_airflow.attestation.schemes.simulated import SimulatedPlatform
-from tests.support.simulated_run import SimulatedRun, complete_run, make_platform, start_run
-
-
-@pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPlatform:
-    return make_platform(tmp_path_factory.mktemp("platform") / "tee")
+from tests.support.simulated_run import SimulatedRun, complete_run, start_run
 
 
 @pytest.fixture(scope="session")
