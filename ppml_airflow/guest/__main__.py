@@ -17,13 +17,14 @@ from pathlib import Path
 
 from ppml_airflow.enclaves.installation import load_domain, load_installation
 from ppml_airflow.errors import UnavailableError
+from ppml_airflow.guest.channel import Channel
 from ppml_airflow.guest.process import die_with_channel, die_with_parent, require_clean_environment
+from ppml_airflow.guest.serving import serve_session
 from ppml_airflow.guest.session import Surroundings, WorkloadFactory, run_guest
 from ppml_airflow.guest.speech import Speech
 from ppml_airflow.hardening import harden
 from ppml_airflow.protocol.client import BrokerClient
-from ppml_airflow.protocol.launches import LineSocket, QuoteAnswer, QuoteRequest
-from ppml_airflow.protocol.messages import LaunchRequest
+from ppml_airflow.protocol.launches import LineSocket
 from ppml_airflow.units import Name
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import Workload, WorkloadJob
@@ -39,8 +40,8 @@ def main() -> int:
     arguments = parser.parse_args()
     connection = _connect(arguments.socket) if arguments.socket else socket.socket(fileno=arguments.channel)
     connection.set_inheritable(False)
-    channel = LineSocket(connection)
-    speech = Speech(channel.send)
+    lines = LineSocket(connection)
+    speech = Speech(lines.send)
     try:
         harden()
         if arguments.socket:
@@ -48,13 +49,17 @@ def main() -> int:
         else:
             die_with_parent(arguments.parent)
         require_clean_environment(os.environ)
-        request = channel.receive(LaunchRequest)
+        channel = Channel(lines)
+        request = channel.next_launch()
         if request is None:
             raise UnavailableError("the quoting service ended the guest before it began", code="service_gone")
-        around = _surroundings(Path(sys.prefix).parent, quoter=_quoter(channel))
-        channel.send(run_guest(request, around=around, speech=speech))
+        around = _surroundings(Path(sys.prefix).parent, quoter=channel.quote)
+        if request.role == "session":
+            serve_session(request, around=around, next_launch=channel.next_launch, send=lines.send)
+        else:
+            lines.send(run_guest(request, around=around, speech=speech))
     except BaseException as error:
-        channel.send(speech.problem(error))
+        lines.send(speech.problem(error))
         return 1
     return 0
 
@@ -77,18 +82,6 @@ def _surroundings(folder: Path, *, quoter: Callable[[bytes], bytes]) -> Surround
         workload=_workloads(folder, java_home=installation.java_home),
         now=lambda: datetime.now(UTC),
     )
-
-
-def _quoter(channel: LineSocket) -> Callable[[bytes], bytes]:
-    def quote(report_data: bytes) -> bytes:
-        channel.send(QuoteRequest(report_data=report_data))
-        answer = channel.receive(QuoteAnswer)
-        if answer is None:
-            raise UnavailableError("the quoting service is gone", code="service_gone")
-        made: bytes = answer.quote
-        return made
-
-    return quote
 
 
 def _workloads(folder: Path, *, java_home: str | None) -> WorkloadFactory:

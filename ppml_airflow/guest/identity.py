@@ -17,7 +17,7 @@ from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.messages import Attest, LeaseAnswer
 from ppml_airflow.sealing.wrapping import SealingKey
 from ppml_airflow.signing import SigningKey
-from ppml_airflow.units import Digest
+from ppml_airflow.units import Digest, HexId
 
 _BUSY_S = 100.0
 """How long is waited for an output that another run writes, or for a set; a session lives 120 s."""
@@ -39,6 +39,14 @@ class Identity:
     def digest(self) -> Digest:
         """H(B)."""
         return canonical.digest(self.binding)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Within:
+    """The open session of a guest that lives longer than one job."""
+
+    identity: Identity
+    session_id: HexId
 
 
 _WORTH_WAITING_FOR = ("output_busy", "set_incomplete", "member_lives")
@@ -72,25 +80,25 @@ def _bound(*, role: BindingRole, domain_id: Digest, covers: Digest, set_id: str,
     return Identity(signing_key=signing_key, sealing_key=sealing_key, binding=binding)
 
 
-def attest(identity: Identity, *, broker: BrokerClient, quoter: Quoter, session: Identity | None = None) -> LeaseAnswer:
+def attest(identity: Identity, *, broker: BrokerClient, quoter: Quoter, within: Within | None = None) -> LeaseAnswer:
     """Prove who this guest is and ask for the broker's decision.
 
     Args:
         identity: of the job; within a session its binding names that.
         broker: where to ask.
         quoter: of this guest.
-        session: the identity of the session, if there is one.
+        within: the guest's session, if it has one; its K vouches for the job.
 
     Raises:
         VerificationError: the broker's nonce does not commit to this binding; no quote was made.
         PpmlError: what the broker answered with.
     """
     nonce, signature = show_evidence(identity, broker=broker, quoter=quoter)
-    within = None
-    if session is not None:
-        said = signed_within_session(nonce=nonce, binding=identity.digest, session_id=identity.binding.set_id)
-        within = session.signing_key.sign_bytes(said)
-    request = Attest(binding=identity.binding, signature=signature, session_signature=within)
+    vouched = None
+    if within is not None:
+        said = signed_within_session(nonce=nonce, binding=identity.digest, session_id=within.session_id)
+        vouched = within.identity.signing_key.sign_bytes(said)
+    request = Attest(binding=identity.binding, signature=signature, session_signature=vouched)
     return _ask(request, broker=broker)
 
 

@@ -17,7 +17,7 @@ from ppml_airflow.domain.documents import Domain, Receipt, Step
 from ppml_airflow.errors import MalformedInputError, PolicyDeniedError
 from ppml_airflow.guest.bundle import VerifiedBundle, verify_broker_documents, verify_bundle
 from ppml_airflow.guest.code import copy_code, write_statement
-from ppml_airflow.guest.identity import Quoter, attest, make_identity
+from ppml_airflow.guest.identity import Quoter, Within, attest, make_identity
 from ppml_airflow.guest.jobs import LeasedJob, PreparedJob, run_leased, verify_inputs, workload_job
 from ppml_airflow.guest.leases import open_lease_keys, verify_lease
 from ppml_airflow.guest.process import require_clean_environment
@@ -54,6 +54,8 @@ class Surroundings:
     """How often a running job asks whether to go on."""
     commit_s: float = 60.0
     """How long a receipt is offered to a broker that does not answer."""
+    within: Within | None = None
+    """The session in which this guest lives for several jobs; none: for this one."""
 
 
 def run_guest(request: LaunchRequest, *, around: Surroundings, speech: Speech) -> GuestResult:
@@ -66,7 +68,7 @@ def run_guest(request: LaunchRequest, *, around: Surroundings, speech: Speech) -
     # 1 what the owners and their broker signed, under the measured domain; then J
     bundle = verify_bundle(request, domain=around.domain, image=around.image, now=around.now())
     require_clean_environment(bundle.job.environment)
-    _require_role(request, step=bundle.step)
+    require_role(request, step=bundle.step)
     # 2 a private copy of the code, compared with the approved digests; of an adhoc step the run's statement
     private = around.private / "job"
     private.mkdir(mode=0o700)
@@ -114,8 +116,9 @@ def _lease_and_run(
     # 5 K, E, B; nonce, quote; the broker's decision
     speech.tell("attesting")
     role: Literal["job", "member"] = "job" if bundle.step.members == 1 else "member"
-    identity = make_identity(bundle.job, role=role, set_id=request.set_id, index=request.index)
-    answer = attest(identity, broker=broker, quoter=around.quoter)
+    set_id = around.within.session_id if around.within else request.set_id
+    identity = make_identity(bundle.job, role=role, set_id=set_id, index=request.index)
+    answer = attest(identity, broker=broker, quoter=around.quoter, within=around.within)
     if answer.receipt is not None:
         return _already_committed(answer.receipt, bundle=bundle)
     if answer.lease is None or answer.sealed_keys is None:
@@ -135,7 +138,7 @@ def _lease_and_run(
     )
 
 
-def _require_role(request: LaunchRequest, *, step: Step) -> None:
+def require_role(request: LaunchRequest, *, step: Step) -> None:
     """A host that starts the wrong thing hears so before anything is attested; the broker refuses it, too.
 
     Raises:

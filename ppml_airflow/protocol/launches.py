@@ -1,12 +1,14 @@
 """What runtime, quoting service and guest say to each other on one machine: JSON lines over a Unix socket.
 
     runtime -> service   LaunchRequest          then silence: closing the connection ends the guest; or, if watched,
-                                                -> WatchStarted, and the guest lives while its watch is renewed
+                                                -> WatchStarted, and the guest lives while its watch is renewed;
+                                                or, if it opens a session, then LaunchRequests, each when the one
+                                                before was answered
     anybody -> service   WatchRequest           -> WatchAnswer; knows the guest by the watch's random id
     service -> guest     LaunchRequest          the same bytes; to a container with the paths as they are inside
     guest   -> service   QuoteRequest           -> QuoteAnswer, for the measurement of that guest only
     guest   -> runtime   GuestEvent ...         through the service, which decodes and forwards
-    guest   -> runtime   GuestResult | GuestProblem, the last line
+    guest   -> runtime   GuestResult | GuestProblem, the last line; within a session one for each launch
 
 No message has a field for a measurement, and unknown fields are refused: nobody can ask for another's quote.
 """
@@ -51,7 +53,7 @@ class QuoteRequest(Document, tag_field="type", tag="quote", frozen=True, kw_only
     report_data: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
-class QuoteAnswer(Document, frozen=True, kw_only=True):
+class QuoteAnswer(Document, tag_field="type", tag="quoted", frozen=True, kw_only=True):
     """The quote, made with the measurement that the service took when it started the guest."""
 
     quote: bytes
@@ -67,9 +69,12 @@ class GuestEvent(Document, tag_field="type", tag="event", frozen=True, kw_only=T
 
 
 class GuestResult(Document, tag_field="type", tag="result", frozen=True, kw_only=True):
-    """How a guest ended well: a gate's grant, a committed job, or a member's part of one that its leader commits."""
+    """How a guest ended well: a gate's grant, a committed job, or a member's part of one that its leader commits.
 
-    state: Literal["granted", "committed", "ended"]
+    Of a long-lived guest also that its session is open (`serving`).
+    """
+
+    state: Literal["granted", "committed", "ended", "serving"]
     code: Word
     """`already_committed` if an earlier attempt had done the step, else empty."""
     attempt: int
@@ -118,6 +123,7 @@ class WatchAnswer(Document, tag_field="type", tag="watching", frozen=True, kw_on
     last: GuestResult | GuestProblem | None
 
 
+FromService = LaunchRequest | QuoteAnswer
 FromGuest = QuoteRequest | GuestEvent | GuestResult | GuestProblem
 ToService = LaunchRequest | WatchRequest
 ToRuntime = GuestEvent | GuestResult | GuestProblem | WatchStarted | WatchAnswer

@@ -40,7 +40,8 @@ class LaunchRequest(Document, tag_field="type", tag="launch", frozen=True, kw_on
     runtime: RuntimeName = "process"
     is_watched: bool = False
     """The guest outlives this connection and lives as long as its watch is renewed."""
-    role: Literal["preflight", "job", "member"]
+    role: Literal["preflight", "job", "member", "session"]
+    """`session`: the guest lives as long as this connection, and runs every launch that comes over it later."""
     set_id: str = ""
     """Of a member: its set and which member it is."""
     index: Annotated[int, Meta(ge=0)] = 0

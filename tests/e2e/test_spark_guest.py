@@ -10,6 +10,7 @@ import pytest
 
 from ppml_airflow import canonical
 from ppml_airflow.enclaves.measurement import FileDigestCache, difference, measure
+from ppml_airflow.enclaves.runtimes.long_lived import LongLivedGuest
 from ppml_airflow.errors import ConfigurationError, PolicyDeniedError, VerificationError
 from ppml_airflow.protocol.launches import GuestEvent
 from ppml_airflow.sealing.datasets import open_data_key, open_table
@@ -69,6 +70,22 @@ def test_a_query_runs_in_an_enclave_and_its_answer_is_sealed(spark: SparkGuests,
     assert [row for batch in batches for row in batch.to_pylist()] == [{"plan": "Smith", "visits": 3}]
     assert spark.processes() == []
     assert spark.private_folders == []
+
+
+def test_one_long_lived_guest_does_the_jobs_of_two_runs_and_ends_with_its_connection(
+    spark: SparkGuests, request: pytest.FixtureRequest
+) -> None:
+    runs = [spark.guests.ready_run(f"{request.node.name}-{number}") for number in range(2)]
+    with LongLivedGuest(spark.socket, spark.request(runs[0]), on_event=ignore) as guest:
+        (process,) = spark.processes()
+        for run_id in runs:
+            assert guest.run(spark.request(run_id), on_event=ignore).state == "committed"
+            assert spark.processes() == [process]
+        with pytest.raises(VerificationError) as refused:
+            guest.run(spark.request(runs[1], step="casting", sql=CASTING), on_event=ignore)
+        assert refused.value.code == "other_enclave_session"
+    wait_until(lambda: spark.processes() == [])
+    wait_until(lambda: spark.private_folders == [])
 
 
 def test_a_python_job_leaves_the_image_as_it_was_measured(spark: SparkGuests, run_id: str) -> None:

@@ -13,7 +13,7 @@ LAST = GuestProblem.of(UnavailableError("the guest ended", code="guest_ended"))
 
 
 def is_gone(watch: Watch, *, within_s: float) -> bool:
-    waiting = threading.Thread(target=watch.wait_until_gone, daemon=True)
+    waiting = threading.Thread(target=watch.next_launch, daemon=True)
     waiting.start()
     waiting.join(within_s)
     return not waiting.is_alive()

@@ -10,7 +10,9 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from ppml_airflow import canonical
@@ -18,6 +20,7 @@ from ppml_airflow.attestation.evidence import Evidence
 from ppml_airflow.attestation.verification import verify_evidence
 from ppml_airflow.enclaves.measurement import FileDigestCache, measure
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
+from ppml_airflow.enclaves.runtimes.long_lived import LongLivedGuest
 from ppml_airflow.errors import ConfigurationError, MalformedInputError, PolicyDeniedError, UnavailableError
 from ppml_airflow.protocol.launches import GuestEvent, GuestProblem, LineSocket, ToRuntime
 from tests.support.small_images import Serving, SmallInstallation, launch_request, wait_until
@@ -66,6 +69,10 @@ elif word == "spawn":
     open("secret", "w").write("plaintext")
     event(f"p{os.getpid()}_{child.pid}")
     time.sleep(600)
+elif word == "serve":
+    end(state="serving")
+    for line in lines:
+        end(code=json.loads(line)["step"].replace("-", "_"))
 elif word == "prattle":
     say(type="event", state="running", code="The row of Smith", stage="", percent=0)
 """
@@ -116,6 +123,31 @@ def test_a_guest_runs_and_its_result_comes_back(served: SmallInstallation) -> No
     assert result.state == "committed"
     assert [event.state for event in events] == ["measuring", "starting"]
     assert list(served.private_root.iterdir()) == []
+
+
+def test_a_guest_with_a_session_takes_one_launch_after_another_and_ends_with_its_connection(
+    served: SmallInstallation,
+) -> None:
+    with LongLivedGuest(served.socket, launch_request("serve"), on_event=ignore) as guest:
+        assert guest.run(launch_request("first"), on_event=ignore).code == "first"
+        assert guest.run(launch_request("second"), on_event=ignore).code == "second"
+        assert len(list(served.private_root.iterdir())) == 1
+    wait_until(lambda: list(served.private_root.iterdir()) == [])
+
+
+def test_a_guest_without_a_session_takes_no_second_launch(served: SmallInstallation) -> None:
+    client, processes = spawn(served)
+    client.send(launch_request("end"))
+    wait_until(lambda: not any(is_alive(process) for process in processes))
+    client.close()
+
+
+@pytest.mark.parametrize("change", [{"runtime": "docker"}, {"is_watched": True}])
+def test_a_session_that_nobody_could_speak_to_is_refused(served: SmallInstallation, change: dict[str, Any]) -> None:
+    request = msgspec.structs.replace(launch_request("serve"), **change)
+    with pytest.raises(ConfigurationError) as caught, LongLivedGuest(served.socket, request, on_event=ignore):
+        pass
+    assert caught.value.code == "session_unsupported"
 
 
 def test_a_quote_carries_the_measurement_of_the_guest_that_asked(served: SmallInstallation) -> None:

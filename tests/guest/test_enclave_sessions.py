@@ -15,7 +15,7 @@ from ppml_airflow.domain.trust import Certificates
 from ppml_airflow.errors import PolicyDeniedError, UnavailableError, VerificationError
 from ppml_airflow.guest.bundle import verify_bundle
 from ppml_airflow.guest.enclave_sessions import Renewal, attest_session
-from ppml_airflow.guest.identity import Identity, attest, make_identity, make_session_identity
+from ppml_airflow.guest.identity import Identity, Within, attest, make_identity, make_session_identity
 from ppml_airflow.protocol.client import BrokerClient
 from ppml_airflow.protocol.messages import AskSession
 from ppml_airflow.signing import Envelope, SigningKey
@@ -73,7 +73,8 @@ def test_a_job_within_a_session_attests_with_keys_of_its_own(enclave: Enclave) -
     domain, now = guests.world.owners.domain, guests.world.now
     bundle = verify_bundle(guests.request(run_id), domain=domain, image="spark", now=now)
     identity = make_identity(bundle.job, role="job", set_id=session.session_id)
-    answer = attest(identity, broker=guests.world.connect(), quoter=guests._quote, session=enclave.identity)
+    within = Within(identity=enclave.identity, session_id=session.session_id)
+    answer = attest(identity, broker=guests.world.connect(), quoter=guests._quote, within=within)
     assert answer.lease is not None
     assert identity.binding.signing_key != enclave.identity.binding.signing_key
 

@@ -159,11 +159,15 @@ class GuestWorld:
 
     def run(self, request: LaunchRequest) -> GuestResult:
         """Run a guest to its end."""
+        self.speech = Speech(self.events.append)
+        return run_guest(request, around=self.surroundings(), speech=self.speech)
+
+    def surroundings(self) -> Surroundings:
+        """What a new guest stands on."""
         private = self.folder / f"private-{len(list(self.folder.glob('private-*')))}"
         private.mkdir(mode=0o700)
         self.private = private
-        self.speech = Speech(self.events.append)
-        around = Surroundings(
+        return Surroundings(
             domain=self.domain,
             image=self.image,
             private=private,
@@ -174,7 +178,6 @@ class GuestWorld:
             heartbeat_s=0.05,
             commit_s=1.0,
         )
-        return run_guest(request, around=around, speech=self.speech)
 
     def pass_gate(self, run_id: str) -> None:
         """A preflight of the first step."""

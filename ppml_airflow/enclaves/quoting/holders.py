@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from typing import Protocol
 
-from ppml_airflow.errors import UnavailableError
+from ppml_airflow.errors import MalformedInputError, UnavailableError
 from ppml_airflow.protocol.launches import (
     GuestEvent,
     GuestProblem,
@@ -36,12 +36,12 @@ class Holder(Protocol):
         """Pass an event on."""
         ...
 
-    def wait_until_gone(self) -> None:
-        """Block until nobody wants the guest any more, or until `release`."""
+    def next_launch(self) -> bytes | None:
+        """Block until there is one more launch for the guest. None: nobody wants it any more, or `release`."""
         ...
 
     def release(self) -> None:
-        """End `wait_until_gone`: the guest has ended."""
+        """End `next_launch`: the guest has ended."""
         ...
 
     def finish(self, last: GuestResult | GuestProblem) -> None:
@@ -50,19 +50,29 @@ class Holder(Protocol):
 
 
 class Connection:
-    """Holds a guest while its client neither closes it nor says anything more."""
+    """Holds a guest while its client does not close it.
 
-    def __init__(self, client: LineSocket) -> None:
+    Args:
+        client: the connection.
+        is_session: whether what the client says more is a launch for the guest; else it ends the guest, too.
+    """
+
+    def __init__(self, client: LineSocket, *, is_session: bool) -> None:
         self._client = client
+        self._is_session = is_session
 
     def tell(self, event: GuestEvent) -> None:
         """Send an event to the client."""
         self._client.send(event)
 
-    def wait_until_gone(self) -> None:
-        """Block until the client closes the connection, or speaks."""
+    def next_launch(self) -> bytes | None:
+        """What the client says next; None if it closes the connection, or has nothing to say."""
+        if self._is_session:
+            with suppress(MalformedInputError):
+                return self._client.receive_line()
         with suppress(OSError):
             self._client.connection.recv(1)
+        return None
 
     def release(self) -> None:
         """Wake who waits."""
@@ -95,7 +105,7 @@ class Watch:
         if len(self._events) < _EVENTS_KEPT:
             self._events.append(event)
 
-    def wait_until_gone(self) -> None:
+    def next_launch(self) -> None:
         """Block until the watch has lapsed or was ended."""
         while not self._is_over.wait(max(0.0, self._until - time.monotonic())):
             if time.monotonic() >= self._until:

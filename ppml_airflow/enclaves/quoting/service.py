@@ -1,8 +1,9 @@
 """The quoting service of the simulated platform: a Unix socket on which runtimes launch guests.
 
-One connection, one guest. The service measures the image now, starts the guest as a process or in a container, hands it
-the request, answers its requests for a quote with *that* measurement, and forwards its events. Closing the connection
-kills the guest; one that is watched lives as long as its watch is renewed (`holders`).
+One connection, one guest, and one launch unless the guest opens a session. The service measures the image now, starts
+the guest as a process or in a container, hands it the request, answers its requests for a quote with *that*
+measurement, and forwards its events. Closing the connection kills the guest; one that is watched lives as long as its
+watch is renewed (`holders`).
 
 Refuses: a request that names a measurement (there is no field for one), a second service for the same installation.
 
@@ -176,7 +177,8 @@ class QuotingService:
         if isinstance(request, WatchRequest):
             client.send(self._watches.answer(request))
             return
-        holder: Holder = Connection(client)
+        _require_holdable(request)
+        holder: Holder = Connection(client, is_session=request.role == "session")
         if request.is_watched:
             watch_id, holder = self._watches.add()
             client.send(WatchStarted(watch_id=watch_id))
@@ -208,7 +210,7 @@ class QuotingService:
                 private_folders=self._private_folders,
                 confine=self._confine if self._users else None,
             )
-            return self._accompany(guest, holder=holder, line=line)
+            return self._accompany(guest, holder=holder, line=line, is_session=request.role == "session")
 
     def _confine(self, command: Sequence[str], *, user: int, see: Sequence[Path]) -> tuple[str, ...]:
         """The command as a guest's user, who finds PPML_HOME, the sockets and what `see` names."""
@@ -235,23 +237,26 @@ class QuotingService:
         _log.info("image %s measures %s", folder.name, measurement.hex)
         return measurement
 
-    def _accompany(self, guest: Guest, *, holder: Holder, line: bytes) -> GuestResult | GuestProblem:
+    def _accompany(
+        self, guest: Guest, *, holder: Holder, line: bytes, is_session: bool = False
+    ) -> GuestResult | GuestProblem:
         """Serve a guest until it has said its last line, which is returned; then nothing of it is left."""
-        watch = threading.Thread(target=_kill_when_gone, args=(holder, guest))
+        watch = threading.Thread(target=_hand_on_or_kill, args=(holder, guest))
         wall = threading.Timer(_OUTER_WALL_S, guest.kill)
         wall.daemon = True
         wall.start()
         watch.start()
         try:
             guest.meet()
-            return self._converse(guest, holder=holder, line=line)
+            return self._converse(guest, holder=holder, line=line, is_session=is_session)
         finally:
             wall.cancel()
             holder.release()
+            guest.kill()  # or a guest that does not read would hold up who hands it a launch
             watch.join()
             guest.finish()
 
-    def _converse(self, guest: Guest, *, holder: Holder, line: bytes) -> GuestResult | GuestProblem:
+    def _converse(self, guest: Guest, *, holder: Holder, line: bytes, is_session: bool) -> GuestResult | GuestProblem:
         with suppress(UnavailableError):
             guest.channel.send_line(line)
         while (message := self._next(guest)) is not None:
@@ -264,6 +269,8 @@ class QuotingService:
                     guest.channel.send(QuoteAnswer(quote=quote))
                 case GuestEvent():
                     holder.tell(message)
+                case GuestResult() | GuestProblem() if is_session:
+                    holder.finish(message)
                 case GuestResult() | GuestProblem():
                     return message
         words, code = guest.last_words(), guest.finish(patience_s=_PATIENCE_S)
@@ -288,7 +295,23 @@ class QuotingService:
         return message
 
 
-def _kill_when_gone(holder: Holder, guest: Guest) -> None:
-    """End the guest when nobody wants it any more."""
-    holder.wait_until_gone()
+def _require_holdable(request: LaunchRequest) -> None:
+    """A session takes launches from whoever holds it: by a connection, and with paths as this machine has them.
+
+    Raises:
+        ConfigurationError: code `session_unsupported`.
+    """
+    if request.role == "session" and (request.is_watched or request.runtime != "process"):
+        raise ConfigurationError(
+            "a session is held by its connection, and its enclave is a process",
+            code="session_unsupported",
+            hint='use runtime="process", without a watch',
+        )
+
+
+def _hand_on_or_kill(holder: Holder, guest: Guest) -> None:
+    """Hand on what a session is to run, untrusted as the first launch; end the guest when nobody wants it any more."""
+    with suppress(UnavailableError):
+        while (line := holder.next_launch()) is not None:
+            guest.channel.send_line(line)
     guest.kill()

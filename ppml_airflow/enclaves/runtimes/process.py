@@ -34,7 +34,7 @@ class ProcessRuntime:
         """
         with connect(self._socket_path) as connection:
             self._service = LineSocket(connection)
-            return _follow(self._service, request=request, on_event=on_event)
+            return follow(self._service, request=request, on_event=on_event)
 
     def close(self) -> None:
         """Close the connection, which ends the guest; `run` then raises UnavailableError."""
@@ -70,7 +70,8 @@ def service_gone() -> UnavailableError:
     return UnavailableError("the quoting service went away", code="service_gone")
 
 
-def _follow(service: LineSocket, *, request: LaunchRequest, on_event: Callable[[GuestEvent], None]) -> GuestResult:
+def follow(service: LineSocket, *, request: LaunchRequest, on_event: Callable[[GuestEvent], None]) -> GuestResult:
+    """Send a launch and stay with it until it is answered; as `ProcessRuntime.run`."""
     service.send(request)
     while True:
         message: ToRuntime | None = service.receive(ToRuntime)
