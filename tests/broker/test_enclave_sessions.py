@@ -17,6 +17,9 @@ from ppml_airflow.domain.jobs import session_scope
 from ppml_airflow.errors import PolicyDeniedError, PpmlError, VerificationError
 from ppml_airflow.keys.keystore import KeystoreFile
 from ppml_airflow.protocol.messages import AskSession
+from ppml_airflow.provenance.passport import parse_passport
+from ppml_airflow.provenance.trust_bundle import make_trust_bundle
+from ppml_airflow.provenance.verification import verify_passport
 from ppml_airflow.signing import SigningKey
 from tests.support.broker_world import PIPELINE, Guest, World, one_step
 
@@ -116,6 +119,21 @@ def test_a_job_within_a_session_attests_and_gets_a_lease_as_any_other(
     guest.ask()
     assert guest.keys.data_keys
     assert guest.commit().state == "committed"
+
+
+def test_the_passport_of_a_run_names_the_session_of_its_job_and_is_verified(
+    enclave: Enclave, world: World, platform: SimulatedPlatform, run_id: str
+) -> None:
+    session = enclave.renew()
+    guest = job(world, run_id, session_id=session.session_id, enclave=enclave)
+    guest.ask()
+    guest.commit()
+    world.client.close_run(run_id)
+    passport = world.client.passport(run_id)
+    trust = make_trust_bundle(world.owners.domain, tee_roots=[platform.root])
+    assert verify_passport(passport, trust=trust, now=world.now).outcome == "succeeded"
+    bindings = [record.binding for record in parse_passport(passport).contents.evidence]
+    assert [(one.role, one.set_id) for one in bindings] == [("preflight", ""), ("job", session.session_id)]
 
 
 def test_no_job_is_leased_within_a_session_that_is_over(enclave: Enclave, world: World, run_id: str) -> None:
