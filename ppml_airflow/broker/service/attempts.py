@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,13 +17,18 @@ from ppml_airflow.units import Digest
 
 
 def end_open_attempts(ledger: Ledger, *, run_id: str, step: str | None, outcome: str) -> None:
-    """End what is open: its lease is void, its reserved versions are free again."""
-    for row in ledger.attempts(run_id, step):
+    """End what is open of a run, or of one of its steps; see `end_attempts`."""
+    end_attempts(ledger, ledger.attempts(run_id, step), outcome=outcome)
+
+
+def end_attempts(ledger: Ledger, rows: Iterable[sa.Row[Any]], *, outcome: str) -> None:
+    """End those that are open: their leases are void, the versions that they had reserved are free again."""
+    for row in rows:
         if row.outcome == "open":
             _forget_secret(ledger, row)
             store.update(ledger.connection, store.attempt, where={"id": row.id}, outcome=outcome)
             free_reservations(ledger, lease_id=row.lease_id)
-            ledger.changed(run_id)
+            ledger.changed(row.run_id)
 
 
 def require_lease_not_revoked(ledger: Ledger, *, lease: Digest) -> None:

@@ -34,6 +34,8 @@ class Case:
     policy: Policy
     policy_digest: Digest
     certificates: Certificates
+    attempts: tuple[sa.Row[Any], ...]
+    """The attempts and preflights of the step before this one, oldest first."""
     state: StepState
 
 
@@ -58,13 +60,15 @@ def load_case(ledger: Ledger, *, session: sa.Row[Any], request: Attest, where: t
         VerificationError: a document is not authentic, or the step's inputs are not pinned.
     """
     run_id, step_name = where
-    run = ledger.run(run_id)
+    row = ledger.run_row(run_id)
+    run = ledger.run_of(row)
     approval = ledger.approval(run.approval)
     step = require_step(approval, name=step_name)
     pins = ledger.pins(run_id, step_name)
     if pins is None:
         raise VerificationError(f"inputs of {step_name} are not pinned", code="inputs_missing")
     policy, policy_digest = ledger.policy_in_force(step.policy)
+    attempts = tuple(ledger.attempts(run_id, step_name))
     return Case(
         ledger=ledger,
         session=session,
@@ -76,7 +80,8 @@ def load_case(ledger: Ledger, *, session: sa.Row[Any], request: Attest, where: t
         policy=policy,
         policy_digest=policy_digest,
         certificates=ledger.certificates(),
-        state=_state(ledger, run=run, step=step, policy=policy_digest),
+        attempts=attempts,
+        state=_state(ledger, row=row, run=run, step=step, attempts=attempts, policy=policy_digest),
     )
 
 
@@ -86,21 +91,26 @@ def require_unused(case: Case) -> None:
     Raises:
         VerificationError: the binding has had its lease.
     """
-    digest = canonical.digest(case.request.binding)
-    rows = store.find_all(case.ledger.connection, store.attempt, order="id", binding=digest)
-    if any(row.lease_id is not None for row in rows):
+    digest = canonical.digest(case.request.binding)  # it names the job, so no other step has an attempt of it
+    if any(row.binding == digest and row.lease_id is not None for row in case.attempts):
         raise VerificationError("binding has had its lease already", code="binding_used", hint="start a new guest")
 
 
 def committed_receipt(case: Case) -> Digest | None:
     """The receipt of the step, if it is committed already."""
-    rows = case.ledger.attempts(case.run.run_id, case.step.name)
-    return next((row.receipt for row in rows if row.outcome == "committed"), None)
+    return next((row.receipt for row in case.attempts if row.outcome == "committed"), None)
 
 
-def _state(ledger: Ledger, *, run: Run, step: Step, policy: Digest) -> StepState:
-    row = ledger.run_row(run.run_id)
-    leased = [attempt for attempt in ledger.attempts(run.run_id, step.name) if attempt.lease_id is not None]
+def _state(
+    ledger: Ledger,
+    *,
+    row: sa.Row[Any],
+    run: Run,
+    step: Step,
+    attempts: tuple[sa.Row[Any], ...],
+    policy: Digest,
+) -> StepState:
+    leased = [attempt for attempt in attempts if attempt.lease_id is not None]
     own = {attempt.lease_id for attempt in leased}
     heads = {}
     for output in step.outputs:

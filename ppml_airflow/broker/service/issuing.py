@@ -51,7 +51,8 @@ def issue(
     )
     envelope = broker.signing_key.sign(lease)
     _reserve(broker, case, lease=lease, release_keys=dict(keys.release_keys))
-    store.update(ledger.connection, store.run, where={"run_id": case.run.run_id}, counted=True)
+    if not case.state.run_counted:
+        store.update(ledger.connection, store.run, where={"run_id": case.run.run_id}, counted=True)
     ledger.put(envelope, kind="lease", run_id=case.run.run_id)
     record = msgspec.structs.replace(record, attempt=lease.attempt)
     write_attempt(ledger, record, run_id=case.run.run_id, outcome="open", lease=lease, lease_digest=envelope.digest)

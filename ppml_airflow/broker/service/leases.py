@@ -17,7 +17,7 @@ from ppml_airflow.broker.decisions.leases import decide_grant, require_fresh, re
 from ppml_airflow.broker.decisions.sets import require_role
 from ppml_airflow.broker.service.acceptance import accept
 from ppml_airflow.broker.service.attempts import (
-    end_open_attempts,
+    end_attempts,
     record_denial,
     require_lease_not_revoked,
     write_attempt,
@@ -112,7 +112,7 @@ def _judge(
         now=ledger.now,
     )
     lease = new_lease(case)
-    end_open_attempts(ledger, run_id=case.run.run_id, step=case.step.name, outcome="fenced")
+    end_attempts(ledger, case.attempts, outcome="fenced")
     return issue(broker, case, record, lease=lease)
 
 

@@ -53,7 +53,15 @@ _HOLDER = sa.select(_reservation.lease_id, _attempt.expires, _attempt.outcome, _
 )
 _HAS_COLLATERAL = sa.select(store.collateral.c.digest).where(store.collateral.c.digest == sa.bindparam("digest"))
 _SEEN_NUMBERS = sa.select(store.seen_number).where(store.seen_number.c.name.in_(sa.bindparam("names", expanding=True)))
-_NEWEST_CHANGE = sa.select(sa.func.max(store.changed.c.number))
+_changed, _others = store.changed.c, store.changed.alias()
+_NEXT_CHANGE = sa.select(sa.func.coalesce(sa.func.max(_others.c.number), 0) + 1).scalar_subquery()
+_CHANGE_AGAIN = sa.update(store.changed).where(_changed.run_id == sa.bindparam("of_run")).values(number=_NEXT_CHANGE)
+_CHANGE = sa.insert(store.changed).values(run_id=sa.bindparam("of_run"), number=_NEXT_CHANGE)
+_OWNERS_WORD = (
+    sa.select(store.document)
+    .where(store.document.c.kind.in_(("certificate", "revocation")))
+    .order_by(store.document.c.digest)
+)
 _EPOCH = sa.select(sa.func.max(store.recovery.c.epoch))
 
 
@@ -69,6 +77,8 @@ class Ledger:
         self.domain = domain
         self.now = now
         self.time = format_instant(now)
+        self._read: dict[Digest, Envelope] = {}
+        self._written: set[Digest] = set()
         self._certificates: Certificates | None = None
         self._changed: set[str] = set()
         self.log = StoredLog(connection)
@@ -81,21 +91,27 @@ class Ledger:
     def put(self, envelope: Envelope, *, kind: LogKind, run_id: str | None = None) -> bool:
         """Store a document and log it; False if it was there already."""
         digest = envelope.digest
-        if self._envelope(digest) is not None:
+        row = {"digest": digest, "kind": kind, "envelope": canonical.encode(envelope)}
+        if not store.insert_new(self.connection, store.document, **row):
             return False
-        store.insert(self.connection, store.document, digest=digest, kind=kind, envelope=canonical.encode(envelope))
+        self._written.add(digest)
         self.append(kind, body=digest, run_id=run_id)
         return True
 
     def envelope(self, digest: Digest) -> Envelope:
-        """A stored document.
+        """A stored document, read once per decision; not verified.
 
         Raises:
             ConfigurationError: there is none of that digest.
         """
-        found = self._envelope(digest)
-        if found is None:
+        if digest in self._read:
+            return self._read[digest]
+        row = store.find(self.connection, store.document, digest=digest)
+        if row is None:
             raise ConfigurationError(f"document {digest} is not known here", code="not_found")
+        found = verified.read_envelope(row.envelope)
+        if digest not in self._written:  # what a savepoint may undo is read again
+            self._read[digest] = found
         return found
 
     def envelopes(self, kind: LogKind) -> list[Envelope]:
@@ -106,13 +122,13 @@ class Ledger:
     def certificates(self) -> Certificates:
         """The owners' certificates, verified once per decision."""
         if self._certificates is None:
-            found = verified.certificates_of(tuple(self.envelopes("certificate")), domain=self.domain)
+            found = verified.certificates_of(self._owners_word["certificate"], domain=self.domain)
             self._certificates = found.without(self.revocations) if self.revocations else found
         return self._certificates
 
     def certificate_envelopes(self) -> tuple[Envelope, ...]:
         """The signed certificates that are not revoked: what agents and guests may rely on."""
-        found, revoked = tuple(self.envelopes("certificate")), self.certificates().revoked
+        found, revoked = self._owners_word["certificate"], self.certificates().revoked
         if not revoked:
             return found
         return tuple(one for one in found if canonical.decode(one.payload, into=Certificate).serial not in revoked)
@@ -120,8 +136,16 @@ class Ledger:
     @cached_property
     def revocations(self) -> tuple[Revocation, ...]:
         """What the owners have revoked, as it stood when it was first asked for."""
-        found = self.envelopes("revocation")
+        found = self._owners_word["revocation"]
         return tuple(verified.owner_document(envelope, into=Revocation, domain=self.domain) for envelope in found)
+
+    @cached_property
+    def _owners_word(self) -> Mapping[str, tuple[Envelope, ...]]:
+        """All certificates and revocations: every decision asks for both."""
+        found: dict[str, list[Envelope]] = {"certificate": [], "revocation": []}
+        for row in self.connection.execute(_OWNERS_WORD):
+            found[row.kind].append(verified.read_envelope(row.envelope))
+        return {kind: tuple(envelopes) for kind, envelopes in found.items()}
 
     def require_not_revoked(self, *subjects: Subject) -> None:
         """Refuse what stands on something that is revoked.
@@ -190,7 +214,11 @@ class Ledger:
 
     def run(self, run_id: str) -> Run:
         """The signed Run."""
-        return self.broker_document(self.run_row(run_id).digest, into=Run)
+        return self.run_of(self.run_row(run_id))
+
+    def run_of(self, row: sa.Row[Any]) -> Run:
+        """The signed Run that a row of it names."""
+        return self.broker_document(row.digest, into=Run)
 
     def pins(self, run_id: str, step: str) -> tuple[Envelope, Pins] | None:
         """The signed Pins of a step, once complete."""
@@ -292,17 +320,16 @@ class Ledger:
         """Write what was appended to the log and noted as changed, at the end of a decision."""
         self.log.flush()
         for run_id in sorted(self._changed):
-            newest = self.connection.execute(_NEWEST_CHANGE).scalar_one() or 0
-            if not store.update(self.connection, store.changed, where={"run_id": run_id}, number=newest + 1):
-                store.insert(self.connection, store.changed, run_id=run_id, number=newest + 1)
+            if not self.connection.execute(_CHANGE_AGAIN, {"of_run": run_id}).rowcount:
+                self.connection.execute(_CHANGE, {"of_run": run_id})
         self._changed.clear()
 
-    @property
+    @cached_property
     def epoch(self) -> int:
         """How often this broker has been recovered after its store was rolled back."""
-        newest = self.connection.execute(_EPOCH).scalar_one()
-        return newest or 0
+        return self.connection.execute(_EPOCH).scalar_one() or 0
 
-    def _envelope(self, digest: Digest) -> Envelope | None:
-        row = store.find(self.connection, store.document, digest=digest)
-        return verified.read_envelope(row.envelope) if row else None
+    def raise_epoch(self, epoch: int, *, recovery: Digest) -> None:
+        """Begin the epoch of a recovery."""
+        store.insert(self.connection, store.recovery, epoch=epoch, digest=recovery)
+        self.epoch = epoch

@@ -140,6 +140,6 @@ def _raise_epoch(broker: Broker, ledger: Ledger, *, anchored: SignedHead | None)
     for table in (store.granted, store.reservation, store.session):
         store.delete(connection, table)
     envelope = broker.signing_key.sign(recovery)
-    store.insert(connection, store.recovery, epoch=epoch, digest=envelope.digest)
+    ledger.raise_epoch(epoch, recovery=envelope.digest)
     ledger.put(envelope, kind="recovery")
     return recovery

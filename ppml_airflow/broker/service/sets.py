@@ -30,7 +30,7 @@ from ppml_airflow.broker.decisions.sets import (
     require_replaceable,
 )
 from ppml_airflow.broker.service.acceptance import accept
-from ppml_airflow.broker.service.attempts import end_open_attempts
+from ppml_airflow.broker.service.attempts import end_attempts
 from ppml_airflow.broker.service.broker import Broker
 from ppml_airflow.broker.service.cases import Case, find_job, require_unused
 from ppml_airflow.broker.service.evidence import VerifiedAhead, verify_ahead
@@ -180,7 +180,7 @@ def _issue_all(
     case, _ = accepted[own]
     ledger, connection = case.ledger, case.ledger.connection
     leases = {index: new_lease(member) for index, (member, _) in sorted(accepted.items())}
-    end_open_attempts(ledger, run_id=found.run_id, step=found.step, outcome="fenced")
+    end_attempts(ledger, case.attempts, outcome="fenced")
     secret = wrapping.new_key()
     wrapped = broker.kms.wrap(secret, key_id=RELEASE_KEK, context=_context(broker, found))
     whole = {"attempt": leases[own].attempt, "secret": wrapped}

@@ -1,7 +1,7 @@
 """What the broker keeps: one database, SQLite or PostgreSQL, one transaction per decision."""
 
 from ppml_airflow.broker.store.database import Store, one
-from ppml_airflow.broker.store.rows import delete, find, find_all, insert, update
+from ppml_airflow.broker.store.rows import delete, find, find_all, insert, insert_new, update
 from ppml_airflow.broker.store.tables import (
     EVERY_RUN,
     SCHEMA,
@@ -49,6 +49,7 @@ __all__ = [
     "find_all",
     "granted",
     "insert",
+    "insert_new",
     "log",
     "log_node",
     "manifest",

@@ -30,6 +30,11 @@ def insert(connection: Connection, table: sa.Table, **values: Any) -> None:
     connection.execute(_insert(table), values)
 
 
+def insert_new(connection: Connection, table: sa.Table, **values: Any) -> bool:
+    """Add a row, unless there is one that it would be taken for; whether it was added."""
+    return connection.execute(_insert_new(table, tuple(values)), values).rowcount == 1
+
+
 def update(connection: Connection, table: sa.Table, *, where: dict[str, Any], **values: Any) -> int:
     """Change the rows that have the values of `where`; how many there were."""
     return connection.execute(_update(table, tuple(where)), values | _parameters(where)).rowcount
@@ -57,6 +62,12 @@ def _select(table: sa.Table, wanted: tuple[str, ...], order: str | None) -> sa.S
 @cache
 def _insert(table: sa.Table) -> sa.Insert:
     return sa.insert(table)
+
+
+@cache
+def _insert_new(table: sa.Table, names: tuple[str, ...]) -> sa.TextClause:
+    columns, parameters = ", ".join(names), ", ".join(f":{name}" for name in names)
+    return sa.text(f"INSERT INTO {table.name} ({columns}) VALUES ({parameters}) ON CONFLICT DO NOTHING")  # noqa: S608
 
 
 @cache
