@@ -28,7 +28,7 @@ from ppml_airflow.errors import (
 from ppml_airflow.keys.keystore import KeystoreFile
 from ppml_airflow.protocol.messages import Commit, OpenRun, ReleaseRequest
 from ppml_airflow.sealing.wrapping import SealingKey
-from ppml_airflow.signing import SigningKey
+from ppml_airflow.signing import Envelope, SigningKey
 from ppml_airflow.units import format_instant
 from tests.support.broker_world import PIPELINE, Guest, World, one_step
 from tests.support.simulated_run import AGGREGATE, SUMMARISE
@@ -198,20 +198,36 @@ def test_an_approval_of_another_domain_is_refused(world: World) -> None:
         world.client.put_approval(world.owners.root.sign(world.approval(domain_id="sha256:" + "1" * 64)))
 
 
+def edit(world: World, digest: str, *, into: Envelope) -> None:
+    """Lay another document where the store has this one."""
+    with world.broker.decision() as ledger:
+        table = store.document
+        values = {"envelope": canonical.encode(into)}
+        ledger.connection.execute(sa.update(table).where(table.c.digest == digest).values(values))
+
+
 def test_an_approval_edited_in_the_database_gives_no_key(world: World) -> None:
     run_id = world.ready_run()
     world.pass_gate(run_id)
-    guest = Guest(world, run_id=run_id)
-    laxer = SigningKey.generate().sign(world.approval(runs_per_slot=9))
-    with world.broker.decision() as ledger:
-        table = store.document
-        ledger.connection.execute(
-            sa.update(table)
-            .where(table.c.digest == world.approval_envelope.digest)
-            .values(envelope=canonical.encode(laxer))
-        )
-    with refused(VerificationError, "unknown_signer"):
-        guest.ask()
+    stranger, approval = SigningKey.generate(), world.approval_envelope.digest
+    for edited, code in (
+        (stranger.sign(world.approval(runs_per_slot=9)), "other_document"),
+        (world.owners.root.sign(world.approval(runs_per_slot=9)), "other_document"),
+        (stranger.sign(world.approval()), "unknown_signer"),
+    ):
+        edit(world, approval, into=edited)
+        with refused(VerificationError, code):
+            Guest(world, run_id=run_id).ask()
+
+
+def test_an_old_policy_in_the_place_of_the_new_one_gives_no_key(world: World) -> None:
+    old, new = (world.owners.root.sign(world.policy(version=version)) for version in (2, 3))
+    for envelope in (old, new):
+        world.client.put_policy(envelope)
+    run_id = world.ready_run()
+    edit(world, new.digest, into=old)
+    with refused(VerificationError, "other_document"):
+        world.pass_gate(run_id)
 
 
 def test_an_expired_approval_gives_no_lease(world: World) -> None:

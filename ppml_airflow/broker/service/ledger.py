@@ -103,6 +103,7 @@ class Ledger:
 
         Raises:
             ConfigurationError: there is none of that digest.
+            VerificationError: another one lies in its place, be it as genuine (attack: an old policy for the new one).
         """
         if digest in self._read:
             return self._read[digest]
@@ -110,6 +111,8 @@ class Ledger:
         if row is None:
             raise ConfigurationError(f"document {digest} is not known here", code="not_found")
         found = verified.read_envelope(row.envelope)
+        if found.digest != digest:
+            raise VerificationError(f"document {digest} was changed in the store", code="other_document")
         if digest not in self._written:  # what a savepoint may undo is read again
             self._read[digest] = found
         return found
