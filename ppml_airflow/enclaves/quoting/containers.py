@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 LABEL = "ppml.installation"
 _MEETING, _STORAGE, _PRIVATE = "/run/ppml", "/storage", "/private"
-_ROOTS_GUEST = (10001, 10001)
-"""User and group of a guest whose service runs as root; else a guest has the service's own."""
+_ROOTS_GUEST = 10001
+"""User, and group, that images name for a guest whose service runs as root; else a guest has the service's own."""
 _PIDS = 2048
 _GUEST_MIB = 512
 """What the guest itself takes, beside its job."""
@@ -66,7 +66,7 @@ class ContainerHost:
         storage: the folder of sealed datasets, the only one that is mounted.
         broker: its address, the only one that is led to.
         folders: where the sockets of guests lie.
-        users: whose numbers guests get; none: root's guests share one of Docker's, others' have their service's own.
+        users: whose group for the storage guests get. Containers keep guests apart from each other.
         daemon: gives a client of the daemon, when first needed.
     """
 
@@ -87,7 +87,9 @@ class ContainerHost:
         self._daemon = daemon
         self._connected: APIClient | None = None
         self._connecting = threading.Lock()
-        self._users = users
+        root, group = os.getuid() == 0, users.storage_group if users else _ROOTS_GUEST
+        self._user = (_ROOTS_GUEST, group) if root else (os.getuid(), os.getgid())
+        self._shares_by_group = users is not None
 
     @property
     def _client(self) -> APIClient:
@@ -120,12 +122,10 @@ class ContainerHost:
         if Path(request.storage).resolve() != self._storage:
             raise ConfigurationError(f"storage {request.storage} is not this installation's, {self._storage}")
         step = _step(request)
-        folder = self._folders.make(in_memory=False)
-        user = self._user_of(folder)
-        meeting = Meeting(folder, user=user, broker=self._broker)
+        meeting = Meeting(self._folders.make(in_memory=False), user=self._user, broker=self._broker)
         try:
             with docker_errors(image=request.image):
-                container = self._create(request, step, measurement=measurement, meeting=meeting.folder, user=user)
+                container = self._create(request, step, measurement=measurement, meeting=meeting.folder)
         except BaseException:
             meeting.close(self._folders)
             raise
@@ -148,27 +148,19 @@ class ContainerHost:
             _log.info("removing container %s, left by a crash", container["Id"][:12])
             remove_container(self._client, container["Id"])
 
-    def _user_of(self, folder: Path) -> tuple[int, int]:
-        """User and group of the guest that gets this private directory."""
-        if self._users:
-            return folder.stat().st_uid, self._users.storage_group
-        return _ROOTS_GUEST if os.getuid() == 0 else (os.getuid(), os.getgid())
-
-    def _create(
-        self, request: LaunchRequest, step: _Step, *, measurement: Measurement, meeting: Path, user: tuple[int, int]
-    ) -> str:
+    def _create(self, request: LaunchRequest, step: _Step, *, measurement: Measurement, meeting: Path) -> str:
         client = self._client
         binds = {str(meeting): {"bind": _MEETING, "mode": "ro"}}
         for name in sorted(step.reads | step.writes):
             folder = self._storage / name
-            _give(folder, user=-1 if self._users else user[0], group=user[1])
+            _give(folder, user=-1 if self._shares_by_group else self._user[0], group=self._user[1])
             binds[str(folder)] = {"bind": f"{_STORAGE}/{name}", "mode": "rw" if name in step.writes else "ro"}
         host_config = client.create_host_config(
-            **confinement(step.limits, user=user), binds=binds, log_config={"Type": "none"}
+            **confinement(step.limits, user=self._user), binds=binds, log_config={"Type": "none"}
         )
         created = client.create_container(
             image=f"sha256:{measurement.hex}",
-            user=":".join(map(str, user)),
+            user=":".join(map(str, self._user)),
             host_config=host_config,
             labels={LABEL: self._label, "ppml.step": request.step},
         )
