@@ -19,8 +19,9 @@ from ppml_airflow import canonical
 from ppml_airflow.domain.documents import Domain
 from ppml_airflow.errors import ConfigurationError, MalformedInputError
 
-_LONGEST_SOCKET_PATH = 100
-"""Linux allows 107 bytes; the rest is for the name of the socket's lock or temporary."""
+_LONGEST_SOCKET_PATH = 107
+"""What Linux allows, in bytes."""
+_LONGEST_NAME = "model_owner-agent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +115,17 @@ class Home:
         """Process ids, logs and sockets of the services."""
         return self.path / "run"
 
-    def socket(self, name: str) -> Path:
-        """The Unix socket of a service, in a folder of its own: in `run/`, or elsewhere where that path is too long."""
-        path = self.run / name / "socket"
-        if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
-            return path
+    @property
+    def sockets(self) -> Path:
+        """The folder of the services' sockets: `run/`, or elsewhere where paths below it are too long for sockets."""
+        if len(os.fsencode(self.run / _LONGEST_NAME / "socket")) <= _LONGEST_SOCKET_PATH:
+            return self.run
         key = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        return private_folder(Path(tempfile.gettempdir()) / f"ppml-{os.getuid()}-{key}") / name / "socket"
+        return private_folder(Path(tempfile.gettempdir()) / f"ppml-{os.getuid()}-{key}")
+
+    def socket(self, name: str) -> Path:
+        """The Unix socket of a service, in a folder of its own."""
+        return self.sockets / name / "socket"
 
     def load_domain(self) -> Domain:
         """The domain of this home.

@@ -107,7 +107,7 @@ def sources_file(home: Home, party: str) -> Path:
 
 def seen_by_all(home: Home) -> list[Path]:
     """What every party needs of the machine beyond the system's own folders."""
-    places = [Path(sys.base_prefix), Path(sys.prefix), find_checkout(), home.path, home.socket(BROKER).parent.parent]
+    places = [Path(sys.base_prefix), Path(sys.prefix), find_checkout(), home.path, home.sockets]
     return [place for place in places if place is not None]
 
 
@@ -119,8 +119,7 @@ def hand_over(home: Home) -> None:
     users = users_of(home)
     if users is None:
         return
-    sockets = home.socket(BROKER).parent.parent
-    for folder in (home.path, home.run, home.tee, home.path / "agents", home.path / "images", sockets):
+    for folder in (home.path, home.run, home.tee, home.path / "agents", home.path / "images", home.sockets):
         if folder.exists():
             folder.chmod(0o711)
     write_private(home.path / PASSWD, users.passwd())

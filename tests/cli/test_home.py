@@ -30,10 +30,20 @@ def test_a_short_home_has_its_sockets_in_run(tmp_path: Path) -> None:
 
 def test_a_long_home_has_its_sockets_in_a_private_folder(tmp_path: Path) -> None:
     path = Home(tmp_path / ("long" * 30)).socket("broker")
-    assert len(str(path)) < 100
+    assert len(str(path)) <= 107
     folder = path.parent.parent
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.rmdir()
+
+
+def test_all_sockets_of_a_home_are_in_one_folder(tmp_path: Path) -> None:
+    for length in range(1, 120):
+        home = Home(Path("/") / ("h" * length))
+        folders = {home.socket(name).parent.parent for name in ("broker", "quoting", "model_owner-agent")}
+        assert folders == {home.sockets}
+        assert all(len(str(home.socket(name))) <= 107 for name in ("broker", "model_owner-agent"))
+        if home.sockets != home.run:
+            home.sockets.rmdir()
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:

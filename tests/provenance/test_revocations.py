@@ -106,7 +106,9 @@ def test_a_revocation_by_too_few_owners_of_a_joint_domain_is_refused() -> None:
     alone, other = first.sign(revocation), second.sign(revocation)
     with pytest.raises(VerificationError):
         verify_revocations([alone], domain=domain)
-    both = msgspec.structs.replace(alone, signatures=(*alone.signatures, *other.signatures))
+    both = msgspec.structs.replace(
+        alone, signatures=tuple(sorted((*alone.signatures, *other.signatures), key=lambda one: one.keyid))
+    )
     assert verify_revocations([both], domain=domain) == {("platform", "cd" * 16): revocation}
 
 
