@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from ppml_airflow.domain.documents import EnclaveSession
 from ppml_airflow.domain.jobs import session_scope
+from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.guest.bundle import verify_bundle
 from ppml_airflow.guest.enclave_sessions import Renewal, attest_session
 from ppml_airflow.guest.identity import Within, make_session_identity
@@ -88,6 +89,10 @@ def serve_session(
 
 def _run(request: LaunchRequest, *, around: Surroundings, speech: Speech) -> GuestResult | GuestProblem:
     try:
+        if request.role == "session":
+            raise ConfigurationError(
+                "this guest serves a session already", code="session_open", hint="start another guest for another one"
+            )
         return run_guest(request, around=around, speech=speech)
     except Exception as error:  # the launch is over, and not the session; what may be said of it `speech` knows
         return speech.problem(error)

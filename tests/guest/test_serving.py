@@ -101,6 +101,15 @@ def test_a_job_of_another_step_is_not_done_in_this_session(guests: GuestWorld) -
     assert problem.code == "other_enclave_session"
 
 
+def test_a_session_within_a_session_is_refused_by_name(guests: GuestWorld) -> None:
+    run_id = guests.gated_run()
+    session = guests.request(run_id, role="session")
+    _, problem, result = serve(guests, session, session, guests.request(run_id))
+    assert isinstance(problem, GuestProblem)
+    assert problem.code == "session_open"
+    assert isinstance(result, GuestResult)
+
+
 def test_a_job_after_a_missed_renewal_gets_no_key(guests: GuestWorld) -> None:
     """Whatever the guest does: the broker counts, too."""
     run_id = guests.gated_run()
