@@ -12,7 +12,8 @@ import pytest
 from ppml_airflow import canonical
 from ppml_airflow.broker import store
 from ppml_airflow.broker.service.callers import Caller, hash_token
-from ppml_airflow.domain.documents import Revocation, RevocationKind
+from ppml_airflow.broker.service.revocations import put_revocation
+from ppml_airflow.domain.documents import Domain, Revocation, RevocationKind
 from ppml_airflow.errors import PolicyDeniedError, PpmlError, VerificationError
 from ppml_airflow.protocol.messages import Dependents, ReleaseRequest
 from ppml_airflow.provenance.log import LogEntry
@@ -265,6 +266,23 @@ def test_a_revocation_by_somebody_else_ends_nothing(world: World) -> None:
             world.client.put_revocation(envelope)
         assert refused.value.code == code
     assert guest.commit().state == "committed"
+
+
+def test_in_a_joint_domain_as_many_owners_revoke_as_its_threshold_says(world: World) -> None:
+    owners = [SigningKey.generate() for _ in range(3)]
+    domain = Domain(name="joint", roots=tuple(owner.public for owner in owners), threshold=2, trust="simulated")
+    joint = dataclasses.replace(world.broker, domain=domain)
+    revocation = signed(world, "measurement", MEASUREMENT.hex(), domain_id=domain.domain_id)
+    first, second = (owner.sign(revocation) for owner in owners[:2])
+    with pytest.raises(VerificationError) as refused:
+        put_revocation(joint, envelope=first)
+    assert refused.value.code == "threshold"
+    with joint.decision() as ledger:
+        assert ledger.revocations == ()
+    together = tuple(sorted((*first.signatures, *second.signatures), key=lambda each: each.keyid))
+    put_revocation(joint, envelope=msgspec.structs.replace(first, signatures=together))
+    with joint.decision() as ledger:
+        assert ledger.revocations == (revocation,)
 
 
 def test_a_revocation_stands_in_the_log(world: World) -> None:
