@@ -122,9 +122,8 @@ def _subjects(one: JudgedAttempt, *, documents: RunDocuments) -> Iterator[_Subje
 
 
 def _named(serials: Iterable[str], *, documents: RunDocuments) -> Iterator[_Subject]:
-    """Certificates by their serials, and their keys."""
+    """Certificates by their serials, and the keys of those that the passport encloses."""
     for serial in sorted(serials):
-        certificate = documents.certificates.by_serial.get(serial)
-        if certificate is not None:
-            yield "certificate", serial
-            yield "key", certificate.key.key_id
+        yield "certificate", serial
+        if serial in documents.certificates.by_serial:
+            yield "key", documents.certificates.by_serial[serial].key.key_id

@@ -68,6 +68,7 @@ def test_every_kind_of_subject_is_found(finished: SimulatedRun) -> None:
         ("key", certificate.key.key_id),
         ("certificate", owners.producer_certificate.serial),
         ("key", owners.producer.public.key_id),
+        ("certificate", owners.dataset_certificates["visits"].serial),
     )
     for kind, subject in subjects:
         assert report(finished, revoked(finished, kind, subject)).revoked, (kind, subject)
