@@ -127,17 +127,16 @@ def hand_over(home: Home) -> None:
     for party in {*_parties(home, users=users), QUOTING} - {AIRFLOW}:
         socket = home.socket(party).parent
         socket.mkdir(exist_ok=True)
-        _own(socket, user=0 if party == QUOTING else users.of(party), mode=0o711)
+        user = 0 if party == QUOTING else users.of(party)
+        _own(socket, user=user, group=user, mode=0o711)
     for folder, party in ((home.broker, BROKER), (home.airflow, AIRFLOW), (home.passports, AIRFLOW)):
-        _own(folder, user=users.of(party), mode=0o700)
+        _own(folder, user=users.of(party), group=users.of(party), mode=0o700)
         _give_below(folder, user=users.of(party), group=users.of(party))
     for party in set(_parties(home, users=users)) - {BROKER, AIRFLOW}:
         _hand_over_agent(_folder(home, party), user=users.of(party))
-    os.chown(home.dags, 0, users.of(AIRFLOW))
-    home.dags.chmod(0o750)
+    _own(home.dags, user=0, group=users.of(AIRFLOW), mode=0o750)
     _give_below(home.dags, group=users.of(AIRFLOW), folder_mode=0o750, file_mode=0o640)
-    os.chown(home.storage, 0, users.storage_group)
-    home.storage.chmod(0o2770)
+    _own(home.storage, user=0, group=users.storage_group, mode=0o2770)
     _give_below(home.storage, group=users.storage_group, folder_mode=0o2770)
 
 
@@ -178,17 +177,16 @@ def _folder(home: Home, party: str) -> Path:
 
 def _hand_over_agent(folder: Path, *, user: int) -> None:
     own = (folder / "state", folder / "opened")
-    os.chown(folder, 0, user)
-    folder.chmod(0o750)
+    _own(folder, user=0, group=user, mode=0o750)
     for path in own:
         path.mkdir(exist_ok=True)
-        _own(path, user=user, mode=0o700)
+        _own(path, user=user, group=user, mode=0o700)
         _give_below(path, user=user, group=user)
     _give_below(folder, group=user, folder_mode=0o750, file_mode=0o640, but=own)
 
 
-def _own(folder: Path, *, user: int, mode: int) -> None:
-    os.chown(folder, user, user)
+def _own(folder: Path, *, user: int, group: int, mode: int) -> None:
+    os.chown(folder, user, group)
     folder.chmod(mode)
 
 

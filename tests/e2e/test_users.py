@@ -19,7 +19,7 @@ import pytest
 from ppml_airflow.cli import airflow_processes
 from ppml_airflow.cli.home import Home
 from ppml_airflow.cli.stack import Stack
-from ppml_airflow.cli.users import users_of
+from ppml_airflow.cli.users import seen_by_all, users_of
 from ppml_airflow.confinement import can_confine, confined
 from ppml_airflow.users import Users
 from tests.support.commands import Commands
@@ -175,8 +175,9 @@ def test_the_task_neither_traces_nor_stops_a_service(found: dict[str, object], a
 
 def spoken_to(stack: Stack, service: str, *, by: int) -> str:
     command = (sys.executable, "-c", ASK, str(stack.home.socket(service)))
-    seen = [Path(sys.base_prefix), Path(sys.prefix), stack.home.path, stack.home.socket(service).parent.parent]
-    done = subprocess.run(confined(command, user=by, see=seen), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        confined(command, user=by, see=seen_by_all(stack.home)), capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
