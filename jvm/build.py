@@ -21,7 +21,9 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 PACKAGES = {"spark": "pyspark", "flink": "pyflink"}
 PLANNER = "flink-table-planner.jar"
 SERVICES = {
-    "spark": {},
+    "spark": {
+        "META-INF/services/org.apache.spark.scheduler.ExternalClusterManager": b"ppml.spark.SetClusterManager\n",
+    },
     "flink": {"META-INF/services/org.apache.flink.table.factories.Factory": b"ppml.flink.StreamTables\n"},
 }
 """By which names an engine finds our classes."""

@@ -10,7 +10,14 @@ from typing import Any
 
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.operators.enclaves import EnclaveOperator, read_code, require_no_template
-from ppml_airflow.operators.spark_options import names_of, require_known, spelled, total_cores, total_memory_mib
+from ppml_airflow.operators.spark_options import (
+    names_of,
+    require_alike,
+    require_known,
+    spelled,
+    total_cores,
+    total_memory_mib,
+)
 from ppml_airflow.workloads.spark.choices import require_choices
 from ppml_airflow.workloads.spark.settings import MINIMUM_MEMORY_MIB
 
@@ -20,7 +27,8 @@ QUERY_FILE = "query.sql"
 class TrustedSparkSubmitOperator(EnclaveOperator):
     """Run a query or a program on Spark. Exactly one of `sql`, `sql_param` and `application`.
 
-    Driver and executors are threads of one process in the enclave: what spark-submit says of each is added up.
+    Driver and executors are threads of one process in the enclave: what spark-submit says of each is added up. With
+    `members=3` they are three enclaves, a driver and two executors, each with `driver_memory` and `cores`.
 
     Args:
         sql: one query, or the path of a .sql file relative to the DAG file; `:name` stands for the param of that name,
@@ -70,6 +78,13 @@ class TrustedSparkSubmitOperator(EnclaveOperator):
         **kwargs: Any,
     ) -> None:
         require_known(kwargs)
+        require_alike(
+            kwargs.get("members", 1),
+            executor_memory=executor_memory,
+            executor_cores=executor_cores,
+            num_executors=num_executors,
+            total_executor_cores=total_executor_cores,
+        )
         memory_mib = total_memory_mib(
             driver_memory, executor=executor_memory, executors=num_executors, at_least=self.minimum_memory_mib
         )

@@ -98,3 +98,18 @@ def total_cores(cores: int | None, *, executor: int | None, executors: int | Non
             hint="say it once: executors are threads of one process, so only their product counts",
         )
     return next(iter(said.values()), DEFAULT_CORES)
+
+
+def require_alike(members: int, **sizes: object) -> None:
+    """Refuse sizes of executors in a set: each of its members is an enclave with the step's limits.
+
+    Raises:
+        ConfigurationError: code `option_refused`; names the size.
+    """
+    for name, value in sizes.items():
+        if members > 1 and value is not None:
+            raise ConfigurationError(
+                f"{name}= is refused: driver and executors of a set are members of one size",
+                code="option_refused",
+                hint="driver_memory= and cores= say what each member has, members= how many there are",
+            )

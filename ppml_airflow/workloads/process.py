@@ -193,10 +193,10 @@ class JobProcess:
             link.symlink_to(part.resolve())
 
 
-def write_private(file: Path, text: str) -> None:
-    """Write a new file that its owner alone can read."""
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
-        opened.write(text)
+def write_private(file: Path, content: str | bytes) -> None:
+    """Write a new file that its owner alone can read; a text as UTF-8."""
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+        opened.write(content.encode() if isinstance(content, str) else content)
 
 
 def _word_of(error: Exception) -> Outcome:

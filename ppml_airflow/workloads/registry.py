@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,8 +25,13 @@ WORKLOADS = {
 """Where each lies, below `ppml_airflow.workloads`; loaded when used, for an image has only what its engine needs."""
 
 
-SETS = frozenset({"python"})
-"""Those that run a job in several enclaves."""
+_EXECUTOR = "spark.executor:SparkExecutor"
+SETS = {
+    "python": WORKLOADS["python"],
+    "spark-python": _EXECUTOR,
+    "spark-sql": _EXECUTOR,
+}
+"""Those that run a job in several enclaves, and what a member does there that does not lead."""
 
 
 class WorkloadClass(Protocol):
@@ -36,11 +42,13 @@ class WorkloadClass(Protocol):
         ...
 
 
-def find_workload(name: str, *, members: int = 1) -> WorkloadClass:
+def find_workload(name: str, *, members: int = 1, index: int = LEADER) -> WorkloadClass:
     """The class that runs a workload.
 
     Args:
+        name: of the workload.
         members: in how many enclaves.
+        index: which of them asks.
 
     Raises:
         ConfigurationError: there is no such workload, or none that runs in so many; lists those that are.
@@ -48,7 +56,7 @@ def find_workload(name: str, *, members: int = 1) -> WorkloadClass:
     if name not in WORKLOADS:
         raise ConfigurationError(f"workload {name} is unknown", hint=f"known are: {', '.join(WORKLOADS)}")
     require_set_supported(name, members=members)
-    module, _, found = WORKLOADS[name].partition(":")
+    module, _, found = (WORKLOADS if index == LEADER else SETS)[name].partition(":")
     return cast("WorkloadClass", getattr(import_module(f"ppml_airflow.workloads.{module}"), found))
 
 

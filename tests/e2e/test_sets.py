@@ -87,6 +87,42 @@ def test_a_member_that_is_killed_is_replaced_and_the_answer_is_the_same(
     assert processes_of(ppml.home) == []
 
 
+SPARK_SET = """
+import pendulum
+from airflow.sdk import DAG
+
+from ppml_airflow.operators import DecryptOperator, EncryptOperator, PassportOperator, TrustedSparkSubmitOperator
+
+with DAG("spark_set", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), max_active_runs=1):
+    count = TrustedSparkSubmitOperator(
+        task_id="count",
+        sql="SELECT mdvis AS visits, count(*) AS people FROM visits GROUP BY mdvis ORDER BY mdvis",
+        inputs=["visits"],
+        outputs={"counts": ["analyst"]},
+        members=3,
+        driver_memory="1100m",
+        cores=1,
+    )
+    EncryptOperator(dataset="visits") >> count >> DecryptOperator(dataset="counts") >> PassportOperator()
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_and_two_executors_in_enclaves_of_their_own_count_what_pandas_counts(
+    ppml: Commands, visits: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "spark_set.py"
+    file.write_text(SPARK_SET)
+    said = ppml("run", str(file), "--source", f"visits={visits}").stdout
+    result = next(line for line in said.splitlines() if line.startswith("result: ")).removeprefix("result: ")
+    wanted = pd.read_csv(visits).groupby("mdvis").size()
+    assert pd.read_csv(result).set_index("visits")["people"].to_dict() == wanted.to_dict()
+    members, receipt = newest_passport(ppml)
+    assert [(one.index, one.outcome) for one in members] == [(0, "committed"), (1, "ended"), (2, "ended")]
+    assert [member.index for member in receipt.members] == [0, 1, 2]
+    assert processes_of(ppml.home) == []
+
+
 def kill_member(home: Path, *, index: int) -> None:
     """Kill a member's guest once its job runs."""
     root = PrivateFolders.of_home(home).root

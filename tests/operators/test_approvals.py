@@ -9,7 +9,13 @@ from ppml_airflow.broker.decisions.approvals import require_sound
 from ppml_airflow.canonical import digest_bytes
 from ppml_airflow.domain.documents import Input, IntegerParam, Limits, Output
 from ppml_airflow.errors import ConfigurationError
-from ppml_airflow.operators import AttestationSensor, EncryptOperator, TrustedPythonOperator, TrustedSparkSubmitOperator
+from ppml_airflow.operators import (
+    AttestationSensor,
+    EncryptOperator,
+    TrustedFlinkOperator,
+    TrustedPythonOperator,
+    TrustedSparkSubmitOperator,
+)
 from ppml_airflow.operators.approvals import compile_approval
 from tests.support.nightly import SQL, TERMS, nightly
 
@@ -153,8 +159,8 @@ def test_the_members_of_a_set_and_their_replacements_are_approved():
 
 
 def test_an_engine_that_runs_in_one_enclave_refuses_members_when_the_dag_is_read():
-    with pytest.raises(ConfigurationError, match="workload spark-sql runs in one enclave, not in 2") as caught:
-        step("s", members=2)
+    with pytest.raises(ConfigurationError, match="workload flink-sql runs in one enclave, not in 2") as caught:
+        TrustedFlinkOperator(task_id="s", sql="SELECT 1", inputs=["visits"], outputs={"report": ["analyst"]}, members=2)
     assert caught.value.code == "set_unsupported"
 
 

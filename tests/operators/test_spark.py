@@ -228,6 +228,14 @@ def test_limits_that_contradict_themselves_are_refused(arguments, complaint):
         TrustedSparkSubmitOperator(**STEP, sql="SELECT 1", **arguments)
 
 
+@pytest.mark.parametrize("size", ["executor_memory", "executor_cores", "num_executors", "total_executor_cores"])
+def test_members_of_a_set_are_of_one_size(size):
+    with pytest.raises(ConfigurationError, match=f"{size}= is refused") as refused:
+        TrustedSparkSubmitOperator(**STEP, sql="SELECT 1", members=3, **{size: 2})
+    assert refused.value.code == "option_refused"
+    assert TrustedSparkSubmitOperator(**STEP, sql="SELECT 1", members=3).members == 3
+
+
 def test_settings_are_spelled_as_spark_reads_them_and_stand_beside_variables():
     step = TrustedSparkSubmitOperator(
         **STEP,

@@ -24,7 +24,7 @@ from ppml_airflow.workloads.params import typed_literals
 from ppml_airflow.workloads.process import write_private
 from ppml_airflow.workloads.programs import DeclaredTable, judge_program, require_program
 from ppml_airflow.workloads.spark.outputs import collect_output
-from ppml_airflow.workloads.spark.process import SparkProcess
+from ppml_airflow.workloads.spark.process import SparkDriver
 from ppml_airflow.workloads.spark.types import spark_schema
 
 _HEAP_SHARE = 0.5
@@ -36,7 +36,7 @@ class SparkPython:
     def __init__(self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path) -> None:
         require_program(job, workload="spark-python", private=private)
         self._job = job
-        self._process = SparkProcess(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE)
+        self._process = SparkDriver(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE)
         self._tables: dict[str, DeclaredTable] | None = None
 
     def prepare(self) -> Mapping[str, tuple[Column, ...]]:
@@ -64,17 +64,18 @@ class SparkPython:
     def _run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
         if self._tables is None:
             raise ConfigurationError("spark-python job was not prepared")
-        self._process.socket.arm(keys, on_progress=on_progress)
-        self._process.start_java(
-            [
-                "org.apache.spark.deploy.SparkSubmit",
-                "--properties-file",
-                str(self._process.settings_file),
-                str(self._job.code / self._job.argv[0]),
-                *self._job.argv[1:],
-            ]
-        )
-        outcome = self._process.wait()
+        self._process.arm(keys, on_progress=on_progress)
+        with self._process.leading(keys):
+            self._process.start_java(
+                [
+                    "org.apache.spark.deploy.SparkSubmit",
+                    "--properties-file",
+                    str(self._process.settings_file),
+                    str(self._job.code / self._job.argv[0]),
+                    *self._job.argv[1:],
+                ]
+            )
+            outcome = self._process.wait()
         if outcome != "ok":
             return JobResult(outcome=outcome)
         parts = {

@@ -1,9 +1,10 @@
 """How Spark is configured in an enclave: the settings file, the options of the Java machine, the environment.
 
-Everything runs in one process on one host, listens on the loopback interface only, authenticates and encrypts what it
-sends and spills, keeps no user interface, event log or metrics, reads and writes local files through
-`ConfinedFileSystem` and Parquet through `GuestKeys`. No key, and nothing secret, is in a setting, an argument or the
-environment. The environment is empty but for what Spark needs and what the approved step lists.
+Everything runs in one process on one host, in a set in one process of each member; it listens on the loopback interface
+only, authenticates and encrypts what it sends and spills, keeps no user interface, event log or metrics, reads and
+writes local files through `ConfinedFileSystem` and Parquet through `GuestKeys`. No key of data is in a setting, and
+nothing secret in an argument or the environment, which is empty but for what Spark needs and what the approved step
+lists.
 
 Source: https://spark.apache.org/docs/4.0.0/security.html and configuration.html; module options as in
 `org.apache.spark.launcher.JavaModuleOptions` of Spark 4.3.0.
@@ -11,6 +12,7 @@ Source: https://spark.apache.org/docs/4.0.0/security.html and configuration.html
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,6 +53,8 @@ MODULE_OPTIONS = (
     "--sun-misc-unsafe-memory-access=allow",
     "--enable-native-access=ALL-UNNAMED",
 )
+
+_KEY = "spark.authenticate.secret"
 
 REFUSED_SCHEMES = (
     *("abfs", "ftp", "gs", "har", "hdfs", "http", "https", "nullscan"),
@@ -95,18 +99,59 @@ _SETTINGS = {
 }
 
 
-def spark_settings(private: Path, *, limits: Limits, approved: Mapping[str, str]) -> dict[str, str]:
-    """The settings of one job, whose private directory this is; of the approved environment only `CHOICES`."""
-    return _SETTINGS | {
-        "spark.master": f"local[{limits.cores}]",
-        "spark.app.name": "ppml",
-        "spark.sql.shuffle.partitions": str(max(4, 2 * limits.cores)),
-        "spark.default.parallelism": str(limits.cores),
-        "spark.hadoop.ppml.private": str(private),
-        "spark.local.dir": str(private / "tmp"),
-        "spark.sql.warehouse.dir": str(private / "warehouse"),
-        **{name: value for name, value in approved.items() if name in CHOICES},
+def spark_settings(
+    private: Path, *, limits: Limits, approved: Mapping[str, str], members: int, key: bytes
+) -> dict[str, str]:
+    """The settings of one job.
+
+    Args:
+        private: the driver's private directory.
+        limits: of the step; in a set each member has so much.
+        approved: the step's environment, of which only `CHOICES` are settings.
+        members: how many enclaves do the job.
+        key: under which they speak to each other (32 bytes).
+    """
+    cores = limits.cores * max(1, members - 1)
+    return (
+        _SETTINGS
+        | {
+            "spark.master": f"local[{cores}]",
+            "spark.app.name": "ppml",
+            "spark.sql.shuffle.partitions": str(max(4, 2 * cores)),
+            "spark.default.parallelism": str(cores),
+            "spark.hadoop.ppml.private": str(private),
+            "spark.sql.warehouse.dir": str(private / "warehouse"),
+        }
+        | (_of_set(key) if members > 1 else {})
+        | {name: value for name, value in approved.items() if name in CHOICES}
+    )
+
+
+def _of_set(key: bytes) -> dict[str, str]:
+    return {
+        "spark.master": "spark-set",
+        _KEY: _spoken(key),
+        # A task that was lost with its member is done by another, or by the one that replaces it.
+        "spark.task.maxFailures": "4",
+        # Results go through the driver; what bounds them is its memory.
+        "spark.driver.maxResultSize": "0",
     }
+
+
+def _spoken(key: bytes) -> str:
+    return base64.b64encode(key).decode()
+
+
+def executor_options(key: bytes) -> str:
+    """The file of options with which an executor's Java machine can speak to the driver, which tells it the others.
+
+    A file of mode 0600, read by `java @FILE`: the key (32 bytes) stands in no argument.
+    """
+    needed = {
+        name: value for name, value in _SETTINGS.items() if name.startswith(("spark.authenticate", "spark.network"))
+    }
+    needed[_KEY] = _spoken(key)
+    return "".join(f"-D{name}={value}\n" for name, value in needed.items())
 
 
 def format_properties(settings: Mapping[str, str]) -> str:
@@ -173,6 +218,7 @@ def job_environment(
     return process_environment(private, installation=installation, code=code, approved=variables) | {
         "SPARK_HOME": str(installation.package("pyspark")),
         "SPARK_CONF_DIR": str(private / "conf"),
+        "SPARK_LOCAL_DIRS": str(private / "tmp"),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_LOCAL_HOSTNAME": "localhost",
         "PYSPARK_PYTHON": str(installation.python),

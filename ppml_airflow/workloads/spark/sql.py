@@ -18,7 +18,7 @@ from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
 from ppml_airflow.workloads.params import typed_literals
 from ppml_airflow.workloads.spark.outputs import collect_output
-from ppml_airflow.workloads.spark.process import SparkProcess
+from ppml_airflow.workloads.spark.process import SparkDriver
 from ppml_airflow.workloads.spark.types import arrow_columns, spark_schema
 from ppml_airflow.workloads.statements import load_statement, statement_error
 from ppml_airflow.workloads.vocabulary import Outcome, outcome_of
@@ -40,7 +40,7 @@ class SparkSql:
         self._views = [
             {"name": table.view, "schema": spark_schema(table.columns, view=table.view)} for table in job.inputs
         ]
-        self._process = SparkProcess(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE)
+        self._process = SparkDriver(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE)
         self._control: Connection | None = None
         self._columns: tuple[Column, ...] = ()
         self._is_prepared = False
@@ -91,10 +91,11 @@ class SparkSql:
     def _run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
         output = self._job.outputs[0]
         folder = self._process.private / "output" / output.dataset
-        self._process.socket.arm(keys, on_progress=on_progress)
-        outcome = self._command(
-            {"op": "run", "inputs": self._input_paths(), "folder": str(folder), "files": output.files}
-        )
+        self._process.arm(keys, on_progress=on_progress)
+        with self._process.leading(keys):
+            outcome = self._command(
+                {"op": "run", "inputs": self._input_paths(), "folder": str(folder), "files": output.files}
+            )
         if outcome != "ok":
             return JobResult(outcome=outcome)
         parts = collect_output(folder, output=output, columns=self._columns, keys=keys)

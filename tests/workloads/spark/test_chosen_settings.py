@@ -12,6 +12,7 @@ from ppml_airflow.workloads.spark.choices import CHOICES, REASONS, require_choic
 from ppml_airflow.workloads.spark.settings import job_environment, spark_settings
 
 LIMITS = Limits(wall_s=60, memory_mib=2048, cores=2)
+KEY = bytes(32)
 
 
 @pytest.fixture
@@ -24,18 +25,20 @@ def variables(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(CHOICES))
 def test_a_setting_that_a_step_may_choose_goes_to_spark_and_not_to_the_process(name, variables):
-    assert spark_settings(Path("/private"), limits=LIMITS, approved={name: "7"})[name] == "7"
+    assert spark_settings(Path("/private"), limits=LIMITS, approved={name: "7"}, members=1, key=KEY)[name] == "7"
     assert name not in variables({name: "7"})
 
 
 def test_an_approved_variable_does_not_become_a_setting(variables):
-    assert "REGION" not in spark_settings(Path("/private"), limits=LIMITS, approved={"REGION": "eu"})
+    assert "REGION" not in spark_settings(
+        Path("/private"), limits=LIMITS, approved={"REGION": "eu"}, members=1, key=KEY
+    )
     assert variables({"REGION": "eu"})["REGION"] == "eu"
 
 
 @pytest.mark.parametrize("name", ["spark.driver.extraJavaOptions", "spark.hadoop.fs.file.impl", "spark.jars"])
 def test_any_other_setting_is_refused(name, variables):
-    assert spark_settings(Path("/p"), limits=LIMITS, approved={name: "x"}).get(name) != "x"
+    assert spark_settings(Path("/p"), limits=LIMITS, approved={name: "x"}, members=3, key=KEY).get(name) != "x"
     with pytest.raises(ConfigurationError, match="is refused"):
         variables({name: "x"})
 

@@ -70,7 +70,17 @@ def test_the_environment_is_empty_but_for_what_is_needed_and_approved(
     assert found["HOME"] == "/private"
     assert "canary" not in str(found)
     assert set(found) - {"REGION"} == {
-        *("PATH", "HOME", "TMPDIR", "LANG", "JAVA_HOME", "SPARK_HOME", "SPARK_CONF_DIR", "SPARK_LOCAL_IP"),
+        *(
+            "PATH",
+            "HOME",
+            "TMPDIR",
+            "LANG",
+            "JAVA_HOME",
+            "SPARK_HOME",
+            "SPARK_CONF_DIR",
+            "SPARK_LOCAL_IP",
+            "SPARK_LOCAL_DIRS",
+        ),
         *("SPARK_LOCAL_HOSTNAME", "PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"),
     }
 

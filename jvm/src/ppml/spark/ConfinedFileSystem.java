@@ -14,9 +14,9 @@ import org.apache.hadoop.fs.permission.FsPermission;
 import org.apache.hadoop.security.AccessControlException;
 
 /**
- * The only file system of a job ({@code fs.file.impl}): the guest's private directory ({@code ppml.private}). The
- * sealed inputs are links that the guest put into its folder {@code inputs}: they are followed there, and nowhere
- * else, and never written. No checksum files: the encrypted files carry their own tags.
+ * The only file system of a job ({@code fs.file.impl}): the {@link PrivateFolder}. The sealed inputs are links that the
+ * guest put into its folder {@code inputs}: they are followed there, and nowhere else, and never written. No checksum
+ * files: the encrypted files carry their own tags.
  */
 public final class ConfinedFileSystem extends LocalFileSystem {
 
@@ -35,16 +35,14 @@ public final class ConfinedFileSystem extends LocalFileSystem {
     }
 
     private static final class Raw extends RawLocalFileSystem {
+        private PrivateFolder folder;
         private java.nio.file.Path home;
         private java.nio.file.Path inputs;
 
         @Override
         public void initialize(URI name, Configuration configuration) throws IOException {
-            String folder = configuration.get("ppml.private");
-            if (folder == null) {
-                throw new AccessControlException("ppml.private is not set");
-            }
-            home = java.nio.file.Path.of(folder).toRealPath();
+            folder = new PrivateFolder(configuration);
+            home = folder.own().toRealPath();
             inputs = home.resolve("inputs");
             super.initialize(name, configuration);
         }
@@ -52,12 +50,11 @@ public final class ConfinedFileSystem extends LocalFileSystem {
         /** Every operation of the base class passes here. */
         @Override
         public File pathToFile(Path path) {
-            File file = super.pathToFile(path);
-            java.nio.file.Path normal = file.toPath().toAbsolutePath().normalize();
+            java.nio.file.Path normal = folder.here(super.pathToFile(path).toPath());
             if (!normal.startsWith(inputs) && !real(normal).startsWith(home)) {
                 throw refused(path, "outside the private directory");
             }
-            return file;
+            return normal.toFile();
         }
 
         @Override
@@ -87,7 +84,7 @@ public final class ConfinedFileSystem extends LocalFileSystem {
         }
 
         private void requireWritable(Path path) {
-            if (pathToFile(path).toPath().toAbsolutePath().normalize().startsWith(inputs)) {
+            if (pathToFile(path).toPath().startsWith(inputs)) {
                 throw refused(path, "an input");
             }
         }

@@ -20,7 +20,7 @@ public final class GuestKeys implements DecryptionPropertiesFactory, EncryptionP
 
     @Override
     public FileDecryptionProperties getFileDecryptionProperties(Configuration configuration, Path path) {
-        JsonNode answer = ask("read", path);
+        JsonNode answer = ask("read", path, configuration);
         return FileDecryptionProperties.builder()
                 .withFooterKey(bytes(answer, "key"))
                 .withAADPrefix(bytes(answer, "aad"))
@@ -30,17 +30,18 @@ public final class GuestKeys implements DecryptionPropertiesFactory, EncryptionP
     @Override
     public FileEncryptionProperties getFileEncryptionProperties(
             Configuration configuration, Path path, WriteContext context) {
-        JsonNode answer = ask("write", path);
+        JsonNode answer = ask("write", path, configuration);
         return FileEncryptionProperties.builder(bytes(answer, "key"))
                 .withAADPrefix(bytes(answer, "aad"))
                 .withoutAADPrefixStorage()
                 .build();
     }
 
-    private static JsonNode ask(String operation, Path path) {
+    private static JsonNode ask(String operation, Path path, Configuration configuration) {
         String name = path.toUri().getPath();
         JsonNode answer;
         try {
+            name = new PrivateFolder(configuration).here(java.nio.file.Path.of(name)).toString();
             answer = Guest.ask(Guest.JSON.createObjectNode().put("op", operation).put("path", name));
         } catch (IOException error) {
             throw new ParquetCryptoRuntimeException("guest did not answer for " + name, error);
