@@ -14,6 +14,8 @@ from ppml_airflow.workloads.inference.plan import PLAN_FILE, InferencePlan
 class EnclaveInferenceOperator(EnclaveOperator):
     """Run a sealed ONNX model over a sealed table. What it binds is approved; the approval holds no code.
 
+    With `members=3` three enclaves answer a share of the rows each.
+
     Args:
         model: dataset of the model, a folder of files.
         data: dataset of the data, a table.

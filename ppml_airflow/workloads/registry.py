@@ -27,6 +27,7 @@ WORKLOADS = {
 
 _EXECUTOR = "spark.executor:SparkExecutor"
 SETS = {
+    "inference": WORKLOADS["inference"],
     "python": WORKLOADS["python"],
     "spark-python": _EXECUTOR,
     "spark-sql": _EXECUTOR,

@@ -73,7 +73,7 @@ def test_another_file_and_another_query_give_that_querys_answer(ppml: Commands, 
 
 
 def test_the_sealed_log_opens_with_the_owners_key(ppml: Commands) -> None:
-    newest = max((ppml.home / "passports").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    newest = ppml.newest_passport()
     assert "--- aggregate-1" in ppml("logs", newest.stem).stdout
 
 

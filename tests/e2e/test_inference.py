@@ -17,9 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ppml_airflow import canonical
+from ppml_airflow.domain.documents import RunClosed
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
+from ppml_airflow.provenance.passport import parse_passport
 from tests.support.commands import Commands, processes_of
-from tests.support.inference import MODEL_CANARY, inference_run, require_kinds, write_model, write_sources
+from tests.support.inference import DAG_FILE, MODEL_CANARY, inference_run, require_kinds, write_model, write_sources
 from tests.support.onnx_models import linear_model
 from tests.support.ready_images import take_over_images
 
@@ -92,7 +95,7 @@ def test_a_model_of_the_wrong_shape_ends_with_one_word_and_no_output(ppml: Comma
     write_model(sources / "wrong", linear_model(np.ones((3, 4), dtype=np.float32)))
     done = ppml(*inference_run(sources, model="wrong"), expect=2)
     assert "the model cannot be loaded, or does not take or give what the step binds" in done.stderr
-    newest = max((ppml.home / "passports").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    newest = ppml.newest_passport()
     assert "model takes ['values']; bound are ['bytes']" in ppml("logs", newest.stem).stdout
 
 
@@ -101,6 +104,20 @@ def test_a_missing_column_is_named_before_anything_runs(ppml: Commands, sources:
     pq.write_table(pa.table({"sample": [1], "bytes": [b"1"]}), sources / "other.parquet")
     done = ppml(*inference_run(sources, samples="other.parquet"), expect=2)
     assert "dataset samples has no column features" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_enclaves_answer_together_what_onnxruntime_answers(ppml: Commands, sources: Path, tmp_path: Path) -> None:
+    dag = tmp_path / "two_serve.py"
+    shipped = DAG_FILE.read_text().replace('"batch_inference"', '"two_serve"')
+    dag.write_text(shipped.replace('model="detector",', 'model="detector",\n        members=2,'))
+    said = ppml(*inference_run(sources, dag=dag), "--conf", json.dumps({"minimum_score": 0.5})).stdout
+    result = next(line for line in said.splitlines() if line.startswith("result: ")).removeprefix("result: ")
+    require_kinds(Path(result), sources=sources, minimum_score=0.5)
+    passport = parse_passport(ppml.newest_passport().read_bytes())
+    attempts = canonical.decode(passport.closed.payload, into=RunClosed).attempts
+    assert [(one.index, one.outcome) for one in attempts if one.role == "member"] == [(0, "committed"), (1, "ended")]
+    assert processes_of(ppml.home) == []
 
 
 def kill_the_child(home: Path, *, killed: threading.Event) -> None:

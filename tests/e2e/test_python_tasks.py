@@ -56,7 +56,7 @@ def test_a_function_that_fails_says_one_word_and_leaves_no_output(ppml: Commands
     done = ppml("run", str(file), "--source", f"visits={visits}", expect=2)
     assert "the job's code failed; the sealed log says how" in done.stderr
     assert "canary" not in done.stdout + done.stderr
-    newest = max((ppml.home / "passports").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    newest = ppml.newest_passport()
     assert f"canary-{pd.read_csv(visits)['mdvis'].sum()}" in ppml("logs", newest.stem).stdout
 
 

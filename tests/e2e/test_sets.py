@@ -48,7 +48,7 @@ def require_answer(said: str, *, visits: Path, minimum_people: int) -> None:
 
 def newest_passport(ppml: Commands) -> tuple[tuple[AttemptRecord, ...], Receipt]:
     """The attempts of members, and the leader's receipt."""
-    newest = max((ppml.home / "passports").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    newest = ppml.newest_passport()
     passport = parse_passport(newest.read_bytes())
     closed = canonical.decode(passport.closed.payload, into=RunClosed)
     receipt = canonical.decode(passport.contents.receipts[-1].payload, into=Receipt)

@@ -35,6 +35,10 @@ class Commands:
         assert done.returncode == expect, f"ppml {arguments}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
 
+    def newest_passport(self) -> Path:
+        """The file of the passport that was made last."""
+        return max((self.home / "passports").glob("*.json"), key=lambda path: path.stat().st_mtime)
+
 
 def processes_of(home: Path) -> list[str]:
     """Processes that were started for this home."""

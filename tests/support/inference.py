@@ -36,10 +36,12 @@ def write_model(folder: Path, model: bytes) -> None:
     (folder / "labels.txt").write_text("\n".join(LABELS))
 
 
-def inference_run(sources: Path, *, model: str = "detector", samples: str = "samples.parquet") -> tuple[str, ...]:
+def inference_run(
+    sources: Path, *, model: str = "detector", samples: str = "samples.parquet", dag: Path = DAG_FILE
+) -> tuple[str, ...]:
     """Arguments of `ppml` that run it."""
     given = {"detector": sources / model, "samples": sources / samples}
-    return ("run", str(DAG_FILE), *(word for name, path in given.items() for word in ("--source", f"{name}={path}")))
+    return ("run", str(dag), *(word for name, path in given.items() for word in ("--source", f"{name}={path}")))
 
 
 def require_kinds(answer: Path, *, sources: Path, minimum_score: float) -> None:

@@ -1,7 +1,8 @@
 """The child process of an inference step: bytes of a model into ONNX Runtime, rows of a table through it.
 
 Runs as `python -m ppml_airflow.workloads.inference.child` in a job's private directory. Says `model_mismatch` where the
-model cannot be loaded, or does not take or give what the plan binds; the text goes to the log.
+model cannot be loaded, or does not take or give what the plan binds; the text goes to the log. In a set each member
+takes its share of the rows, and the leader writes the results of all, in the order of the rows.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
     """Open model and data, run, write the output."""
     told = job_api.description()
     plan: Mapping[str, Any] = told["plan"]
-    data = job_api.table(plan["data"])
+    data = _share(job_api.table(plan["data"]))
     try:
         model = Model(plan, content=_file(plan, plan["model_file"]), threads=told["cores"])
         labels = _labels(plan)
@@ -51,7 +52,25 @@ def main() -> None:
     output = pa.table([*kept.columns, *columns.values()], names=[*plan["keep"], *columns])
     for name, param in plan["at_least"].items():
         output = output.filter(pc.greater_equal(output[name], pa.scalar(float(str(job_api.params[param])))))
-    job_api.write(told["output"], output)
+    shares = _gathered(output)
+    if shares:
+        job_api.write(told["output"], pa.concat_tables(shares, promote_options="default"))
+
+
+def _share(data: pa.Table) -> pa.Table:
+    """The rows of this member: as many as those of any other, but for one."""
+    start, end = (data.num_rows * index // job_api.members() for index in (job_api.member(), job_api.member() + 1))
+    return data.slice(start, end - start)
+
+
+def _gathered(output: pa.Table) -> list[pa.Table]:
+    """The results of all members; none in a member that does not lead."""
+    if job_api.members() == 1:
+        return [output]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, output.schema) as stream:
+        stream.write_table(output)
+    return [pa.ipc.open_stream(share).read_all() for share in job_api.gather(sink.getvalue().to_pybytes())]
 
 
 _STATE = ort.capi.onnxruntime_pybind11_state

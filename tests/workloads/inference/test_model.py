@@ -22,8 +22,9 @@ from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.workloads.inference.model import Inference
 from ppml_airflow.workloads.inference.plan import InferencePlan
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import FilesInput, JobResult, TypedValue
+from ppml_airflow.workloads.job import FilesInput, JobResult, TypedValue, WorkloadJob
 from tests.support.onnx_models import linear_model
+from tests.support.set_world import SetWorld, closing
 from tests.support.spark_jobs import JobWorld
 
 CANARY = "canary-of-the-model-9b1c"
@@ -52,15 +53,22 @@ PARAMS: dict[str, TypedValue] = {"least": Decimal("0.75")}
 LIMITS = Limits(wall_s=120, memory_mib=1024, cores=1)
 
 
-@contextmanager
-def inference(world: JobWorld, table: pa.Table = TABLE, **changes: Any) -> Iterator[Inference]:
-    world.seal("samples", table)
+def inference_job(world: JobWorld, **changes: Any) -> WorkloadJob:
     plan = canonical.convert({**PLAN, **changes}, into=InferencePlan)
     code = {"inference.json": canonical.encode(plan).decode()}
     job = world.job(code, argv=("inference.json",), params=PARAMS, limits=LIMITS)
-    installation = ImageInstallation(environment=Path(sys.prefix), java_home=None, jars=world.folder)
-    job = replace(job, files=(FilesInput(dataset="detector"),))
-    workload = Inference(job, installation=installation, private=world.private, log=world.log)
+    return replace(job, files=(FilesInput(dataset="detector"),))
+
+
+def installed(world: JobWorld) -> ImageInstallation:
+    return ImageInstallation(environment=Path(sys.prefix), java_home=None, jars=world.folder)
+
+
+@contextmanager
+def inference(world: JobWorld, table: pa.Table = TABLE, **changes: Any) -> Iterator[Inference]:
+    world.seal("samples", table)
+    job = inference_job(world, **changes)
+    workload = Inference(job, installation=installed(world), private=world.private, log=world.log)
     try:
         yield workload
     finally:
@@ -148,6 +156,30 @@ def test_a_table_without_rows_gives_one_without_rows(world: JobWorld) -> None:
     with inference(world, TABLE.slice(0, 0)) as workload:
         workload.prepare()
         assert answered(world, run(workload, world)).num_rows == 0
+
+
+@pytest.mark.parametrize("rows", [257, 2, 0])
+def test_the_members_of_a_set_answer_together_what_one_enclave_answers(
+    rows: int, world: JobWorld, tmp_path: Path
+) -> None:
+    changes = {"at_least": {"best": "least"}}
+    with inference(world, TABLE.slice(0, rows), **changes) as workload:
+        workload.prepare()
+        alone = answered(world, run(workload, world))
+    worlds = SetWorld(tmp_path / "set", members=3, tables={"samples": (TABLE.slice(0, rows),)})
+    with closing([]) as workloads:
+        for index, member in enumerate(worlds.members):
+            made = worlds.workload(
+                inference_job(member, **changes), name="inference", index=index, installation=installed(member)
+            )
+            workloads.append(made)
+        results = worlds.run(workloads, open_files=lambda dataset: iter(FILES.items()))
+    assert [result.outcome for result in results] == ["ok", "ok", "ok"], worlds.said()
+    assert [bool(result.outputs) for result in results] == [True, False, False]
+    together = worlds.members[0].open(results[0].outputs["report"][0])
+    assert together["id"].to_pylist() == alone["id"].to_pylist()
+    assert together.drop(["scores", "best"]).equals(alone.drop(["scores", "best"]))
+    assert np.allclose(together["best"].to_numpy(), alone["best"].to_numpy(), rtol=1e-6)
 
 
 RESULT = [{"column": "n", "tensor": "scores", "kind": "float"}]

@@ -1,0 +1,95 @@
+"""The members of one set, without a broker: folders of their own, the same sealed inputs, one cluster secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ppml_airflow.workloads.cluster import Cluster, ClusterKeys
+from ppml_airflow.workloads.installation import ImageInstallation
+from ppml_airflow.workloads.job import JobResult, Workload, WorkloadJob
+from ppml_airflow.workloads.registry import find_workload
+from tests.support.spark_jobs import JobWorld
+
+SECRET = bytes(32)
+
+
+class SetWorld:
+    """The members' folders, and what a lease brings each of them.
+
+    Args:
+        folder: of the set; made if it is not there.
+        members: how many there are.
+        tables: the parts of each input.
+    """
+
+    def __init__(self, folder: Path, *, members: int, tables: Mapping[str, tuple[pa.Table, ...]]) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.members = [self.new_member(0)]
+        for name, parts in tables.items():
+            self.members[0].seal(name, *parts)
+        self.members += [self.new_member(index) for index in range(1, members)]
+        self._threads = ThreadPoolExecutor(members + 1)
+
+    def new_member(self, index: int, *, named: str = "") -> JobWorld:
+        """The folders of a member, or of one that replaces it."""
+        folder = self.folder / (named or str(index))
+        folder.mkdir()
+        if index == 0:
+            return JobWorld(folder=folder)
+        first = self.members[0]
+        return JobWorld(folder=folder, data_key=first.data_key, read=first.read, inputs=first.inputs)
+
+    def cluster(self, index: int, *, secret: bytes = SECRET) -> Cluster:
+        """A member's way to the others."""
+        keys = ClusterKeys.derive(secret)
+        return Cluster(keys=keys, folder=self.folder / "sets", set_id="a" * 32, index=index, members=len(self.members))
+
+    def workload(self, job: WorkloadJob, *, name: str, index: int, installation: ImageInstallation) -> Workload:
+        """A member's workload, prepared."""
+        job = replace(job, members=len(self.members), index=index)
+        world = self.members[index]
+        made = find_workload(name, members=job.members, index=index)(
+            job, installation=installation, private=world.private, log=world.log
+        )
+        try:
+            made.prepare()
+        except Exception:
+            made.close()
+            raise
+        return made
+
+    def start(self, workload: Workload, *, index: int, secret: bytes = SECRET, **keys: Any) -> Future[JobResult]:
+        """Run a member's workload in a thread, with what its lease brings."""
+        leased = replace(self.members[index].keys(), cluster=self.cluster(index, secret=secret), **keys)
+        return self._threads.submit(workload.run, keys=leased, on_progress=lambda percent: None)
+
+    def run(self, workloads: list[Workload], **keys: Any) -> list[JobResult]:
+        """Run the workloads of all members; what became of each."""
+        running = [self.start(workload, index=index, **keys) for index, workload in enumerate(workloads)]
+        return [result.result(timeout=150) for result in running]
+
+    def rows(self, result: JobResult, *, output: str = "report") -> list[dict[str, object]]:
+        """The rows that the leader wrote."""
+        return [row for part in result.outputs[output] for row in self.members[0].open(part).to_pylist()]
+
+    def said(self) -> str:
+        """All logs."""
+        return "\n".join(world.log.read_text() for world in self.members if world.log.exists())
+
+
+@contextmanager
+def closing(workloads: list[Workload]) -> Iterator[list[Workload]]:
+    """Close whatever is in a list in the end."""
+    try:
+        yield workloads
+    finally:
+        for workload in workloads:
+            workload.close()
