@@ -25,7 +25,6 @@ from ppml_airflow.operators.launches import describe_event, launch_request, requ
 from ppml_airflow.operators.runs import open_run
 from ppml_airflow.operators.triggers import require_no_problem
 from ppml_airflow.units import spell_trust
-from ppml_airflow.workloads.registry import require_set_supported
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -231,7 +230,6 @@ class EnclaveOperator(BaseOperator):
                 f"step {self.task_id} has members={members}, replacements={replacements}; wanted 1 and 0, or up to"
                 f" {MAX_MEMBERS} members of which at most {MAX_REPLACEMENTS} are replaced"
             )
-        require_set_supported(self.workload, members=members)
         return members, replacements
 
     def _run(self, run_id: str, *, hook: PpmlHook, broker: BrokerClient) -> StepStatus:

@@ -15,7 +15,8 @@ QUERY_FILE = "query.sql"
 class TrustedFlinkOperator(EnclaveOperator):
     """Run a query or a program on a Flink cluster inside one enclave. Exactly one of `sql` and `application`.
 
-    The job ends when its inputs have been read; then its last windows close.
+    The job ends when its inputs have been read; then its last windows close. With `members=3` the cluster is three
+    enclaves, a JobManager and two TaskManagers.
 
     Args:
         sql: one query; `:name` stands for the param of that name; inputs are tables by their names.
@@ -54,6 +55,12 @@ class TrustedFlinkOperator(EnclaveOperator):
         times = {
             f"{EVENT_TIME}{dataset}": f"{column} {out_of_order_s}" for dataset, column in (event_time or {}).items()
         }
+        if kwargs.get("replacements"):
+            raise ConfigurationError(
+                "replacements= is refused: a TaskManager's state is lost with it, and no job is restarted",
+                code="option_refused",
+                hint="retries= does the whole step anew",
+            )
         workload = "flink-python" if sql is None else "flink-sql"
         super().__init__(workload=workload, image=image, environment={**(conf or {}), **times}, **kwargs)
         _require_shape(sql=sql, application=application, py_files=py_files, arguments=application_args)

@@ -88,7 +88,7 @@ def _workloads(folder: Path, *, java_home: str | None) -> WorkloadFactory:
     installation = ImageInstallation.of_image(folder, java_home=None if java_home is None else Path(java_home))
 
     def make(name: Name, *, job: WorkloadJob, private: Path, log: Path) -> Workload:
-        found = find_workload(name, members=job.members, index=job.index)
+        found = find_workload(name, index=job.index)
         return found(job, installation=installation, private=private, log=log)
 
     return make

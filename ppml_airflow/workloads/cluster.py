@@ -23,6 +23,12 @@ from ppml_airflow import canonical
 from ppml_airflow.errors import ConfigurationError, VerificationError
 from ppml_airflow.sealing.body import open_part_bytes, padded_bytes, seal_part
 from ppml_airflow.sealing.manifest import Part
+from ppml_airflow.units import KIB
+
+START, END = 0, 1
+"""The turns in which the leader of an engine's set says how to come to it, and that it is over."""
+LEADERS_WORD_BYTES = 64 * KIB
+"""More it never says in them."""
 
 _MESSAGES = b"ppml/v1/cluster/messages\0"
 _PAUSE_S = 0.05

@@ -98,6 +98,11 @@ class JobProcess:
         """Seconds until the step's time is over."""
         return max(0.0, self._deadline - time.monotonic())
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the job's end is `cancelled`."""
+        return self._is_cancelled.is_set()
+
     def is_running(self) -> bool:
         """Whether the process is there."""
         return self._process is not None and self._process.poll() is None

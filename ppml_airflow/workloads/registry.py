@@ -24,15 +24,13 @@ WORKLOADS = {
 }
 """Where each lies, below `ppml_airflow.workloads`; loaded when used, for an image has only what its engine needs."""
 
-
-_EXECUTOR = "spark.executor:SparkExecutor"
-SETS = {
-    "inference": WORKLOADS["inference"],
-    "python": WORKLOADS["python"],
-    "spark-python": _EXECUTOR,
-    "spark-sql": _EXECUTOR,
+MEMBERS = {
+    "flink-python": "flink.task_manager:TaskManager",
+    "flink-sql": "flink.task_manager:TaskManager",
+    "spark-sql": "spark.executor:SparkExecutor",
+    "spark-python": "spark.executor:SparkExecutor",
 }
-"""Those that run a job in several enclaves, and what a member does there that does not lead."""
+"""What a member of a set does that does not lead, where that is something else."""
 
 
 class WorkloadClass(Protocol):
@@ -43,33 +41,18 @@ class WorkloadClass(Protocol):
         ...
 
 
-def find_workload(name: str, *, members: int = 1, index: int = LEADER) -> WorkloadClass:
+def find_workload(name: str, *, index: int = LEADER) -> WorkloadClass:
     """The class that runs a workload.
 
     Args:
         name: of the workload.
-        members: in how many enclaves.
-        index: which of them asks.
+        index: which member of a set asks; without a set the leader.
 
     Raises:
-        ConfigurationError: there is no such workload, or none that runs in so many; lists those that are.
+        ConfigurationError: there is no such workload; lists those that are.
     """
     if name not in WORKLOADS:
         raise ConfigurationError(f"workload {name} is unknown", hint=f"known are: {', '.join(WORKLOADS)}")
-    require_set_supported(name, members=members)
-    module, _, found = (WORKLOADS if index == LEADER else SETS)[name].partition(":")
-    return cast("WorkloadClass", getattr(import_module(f"ppml_airflow.workloads.{module}"), found))
-
-
-def require_set_supported(name: str, *, members: int) -> None:
-    """Refuse a set whose workload runs in one enclave: operators when a DAG is read, guests before the lease.
-
-    Raises:
-        ConfigurationError: code `set_unsupported`; lists the workloads that do.
-    """
-    if members > 1 and name not in SETS:
-        raise ConfigurationError(
-            f"workload {name} runs in one enclave, not in {members}",
-            code="set_unsupported",
-            hint=f"workloads that run in several: {', '.join(sorted(SETS))}",
-        )
+    found = WORKLOADS[name] if index == LEADER else MEMBERS.get(name, WORKLOADS[name])
+    module, _, kind = found.partition(":")
+    return cast("WorkloadClass", getattr(import_module(f"ppml_airflow.workloads.{module}"), kind))

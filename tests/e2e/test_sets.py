@@ -87,32 +87,36 @@ def test_a_member_that_is_killed_is_replaced_and_the_answer_is_the_same(
     assert processes_of(ppml.home) == []
 
 
-SPARK_SET = """
+ENGINE_SET = """
 import pendulum
 from airflow.sdk import DAG
 
-from ppml_airflow.operators import DecryptOperator, EncryptOperator, PassportOperator, TrustedSparkSubmitOperator
+from ppml_airflow.operators import DecryptOperator, EncryptOperator, PassportOperator, {operator}
 
-with DAG("spark_set", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), max_active_runs=1):
-    count = TrustedSparkSubmitOperator(
+with DAG("engine_set", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), max_active_runs=1):
+    count = {operator}(
         task_id="count",
-        sql="SELECT mdvis AS visits, count(*) AS people FROM visits GROUP BY mdvis ORDER BY mdvis",
+        sql="SELECT mdvis AS visits, count(*) AS people FROM visits GROUP BY mdvis",
         inputs=["visits"],
-        outputs={"counts": ["analyst"]},
+        outputs={{"counts": ["analyst"]}},
         members=3,
-        driver_memory="1100m",
-        cores=1,
+        {limits},
     )
     EncryptOperator(dataset="visits") >> count >> DecryptOperator(dataset="counts") >> PassportOperator()
 """
+ENGINES = {
+    "TrustedSparkSubmitOperator": "driver_memory='1100m', cores=1",
+    "TrustedFlinkOperator": "memory='1536m', cores=1",
+}
 
 
 @pytest.mark.slow
-def test_a_driver_and_two_executors_in_enclaves_of_their_own_count_what_pandas_counts(
-    ppml: Commands, visits: Path, tmp_path: Path
+@pytest.mark.parametrize("operator", ENGINES)
+def test_an_engine_in_three_enclaves_counts_what_pandas_counts(
+    operator: str, ppml: Commands, visits: Path, tmp_path: Path
 ) -> None:
-    file = tmp_path / "spark_set.py"
-    file.write_text(SPARK_SET)
+    file = tmp_path / "engine_set.py"
+    file.write_text(ENGINE_SET.format(operator=operator, limits=ENGINES[operator]))
     said = ppml("run", str(file), "--source", f"visits={visits}").stdout
     result = next(line for line in said.splitlines() if line.startswith("result: ")).removeprefix("result: ")
     wanted = pd.read_csv(visits).groupby("mdvis").size()

@@ -12,7 +12,6 @@ from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.operators import (
     AttestationSensor,
     EncryptOperator,
-    TrustedFlinkOperator,
     TrustedPythonOperator,
     TrustedSparkSubmitOperator,
 )
@@ -156,12 +155,6 @@ def test_the_members_of_a_set_and_their_replacements_are_approved():
         )
     (found,) = compiled(dag).steps
     assert (found.members, found.replacements) == (3, 1)
-
-
-def test_an_engine_that_runs_in_one_enclave_refuses_members_when_the_dag_is_read():
-    with pytest.raises(ConfigurationError, match="workload flink-sql runs in one enclave, not in 2") as caught:
-        TrustedFlinkOperator(task_id="s", sql="SELECT 1", inputs=["visits"], outputs={"report": ["analyst"]}, members=2)
-    assert caught.value.code == "set_unsupported"
 
 
 @pytest.mark.parametrize("numbers", [(0, 0), (65, 0), (1, 1), (2, -1), (2, 11)])

@@ -40,6 +40,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "event time of no input": ({"event_time": {"other": "at"}}, "event_time= names other"),
     "a setting of somebody else": ({"conf": {"rest.port": "1"}}, "conf rest.port is not allowed"),
     "a container": ({"runtime": "docker"}, "that the docker runtime does not run"),
+    "a manager that is replaced": ({"members": 3, "replacements": 1}, "replacements= is refused"),
     "too little memory": ({"memory": "1g"}, "at least 1536m"),
 }
 

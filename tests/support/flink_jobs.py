@@ -66,6 +66,16 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
+def task_manager(folder: Path) -> int:
+    """The Java machine of the TaskManager that works in a folder."""
+    return next(
+        pid
+        for pid in processes_of(folder)
+        if b"TaskManagerRunner" in (command := Path(f"/proc/{pid}/cmdline").read_bytes())
+        and b"supervisor" not in command
+    )
+
+
 @dataclass(kw_only=True)
 class StreamWorld:
     """One job's folders, its sealed inputs, and the keys that a lease would bring."""

@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import Any, Generic, TypeVar
 
 from ppml_airflow.workloads.cluster import Cluster, ClusterKeys
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobResult, Workload, WorkloadJob
 from ppml_airflow.workloads.registry import find_workload
+from tests.support.flink_jobs import StreamWorld
 from tests.support.spark_jobs import JobWorld
 
 SECRET = bytes(32)
+World = TypeVar("World", JobWorld, StreamWorld)
 
 
-class SetWorld:
+class SetWorld(Generic[World]):
     """The members' folders, and what a lease brings each of them.
 
     Args:
-        folder: of the set; made if it is not there.
+        first: the leader's, whose sealed inputs are everybody's; the others get theirs beside it.
         members: how many there are.
-        tables: the parts of each input.
     """
 
-    def __init__(self, folder: Path, *, members: int, tables: Mapping[str, tuple[pa.Table, ...]]) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder = folder
-        self.members = [self.new_member(0)]
-        for name, parts in tables.items():
-            self.members[0].seal(name, *parts)
-        self.members += [self.new_member(index) for index in range(1, members)]
+    def __init__(self, first: World, *, members: int) -> None:
+        self.folder = first.folder.parent
+        self.members = [first, *(self.new_member(first, named=str(index)) for index in range(1, members))]
         self._threads = ThreadPoolExecutor(members + 1)
 
-    def new_member(self, index: int, *, named: str = "") -> JobWorld:
-        """The folders of a member, or of one that replaces it."""
-        folder = self.folder / (named or str(index))
+    def new_member(self, like: World, *, named: str) -> World:
+        """The folders of one more member, or of one that replaces another."""
+        folder = self.folder / named
         folder.mkdir()
-        if index == 0:
-            return JobWorld(folder=folder)
-        first = self.members[0]
-        return JobWorld(folder=folder, data_key=first.data_key, read=first.read, inputs=first.inputs)
+        return replace(like, folder=folder)
 
     def cluster(self, index: int, *, secret: bytes = SECRET) -> Cluster:
         """A member's way to the others."""
@@ -56,9 +47,7 @@ class SetWorld:
         """A member's workload, prepared."""
         job = replace(job, members=len(self.members), index=index)
         world = self.members[index]
-        made = find_workload(name, members=job.members, index=index)(
-            job, installation=installation, private=world.private, log=world.log
-        )
+        made = find_workload(name, index=index)(job, installation=installation, private=world.private, log=world.log)
         try:
             made.prepare()
         except Exception:
@@ -75,10 +64,6 @@ class SetWorld:
         """Run the workloads of all members; what became of each."""
         running = [self.start(workload, index=index, **keys) for index, workload in enumerate(workloads)]
         return [result.result(timeout=150) for result in running]
-
-    def rows(self, result: JobResult, *, output: str = "report") -> list[dict[str, object]]:
-        """The rows that the leader wrote."""
-        return [row for part in result.outputs[output] for row in self.members[0].open(part).to_pylist()]
 
     def said(self) -> str:
         """All logs."""

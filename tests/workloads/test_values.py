@@ -13,7 +13,7 @@ from ppml_airflow.domain.documents import BooleanParam, DateParam, DecimalParam,
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.workloads.job import JobResult, TableInput, WorkloadJob, require_tables
 from ppml_airflow.workloads.params import typed_params
-from ppml_airflow.workloads.registry import SETS, WORKLOADS, find_workload
+from ppml_airflow.workloads.registry import WORKLOADS, find_workload
 from ppml_airflow.workloads.vocabulary import MEANING, Outcome, outcome_of
 from tests.support.spark_jobs import CHECKOUT
 
@@ -75,14 +75,9 @@ def test_a_workload_is_found_where_the_registry_says(name: str) -> None:
     assert callable(find_workload(name).prepare)
 
 
-@pytest.mark.parametrize("name", sorted(set(WORKLOADS) - set(SETS)))
-def test_a_workload_that_runs_in_one_enclave_refuses_a_set_of_two(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"workload {name} runs in one enclave, not in 2") as caught:
-        find_workload(name, members=2)
-    assert (caught.value.code, caught.value.hint) == (
-        "set_unsupported",
-        f"workloads that run in several: {', '.join(sorted(SETS))}",
-    )
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_workload_has_a_part_for_members_that_do_not_lead(name: str) -> None:
+    assert callable(find_workload(name, index=1).run)
 
 
 def test_a_stream_is_refused_by_an_engine_that_reads_tables() -> None:

@@ -61,10 +61,11 @@ class FlinkPython:
         if self._tables is None:
             raise ConfigurationError("flink-python job was not prepared")
         streams = self._cluster.streams
-        self._cluster.socket.arm(keys, on_progress=on_progress)
+        self._cluster.arm(keys, on_progress=on_progress)
+        self._cluster.lead(keys)
         program = str(self._job.code / self._job.argv[0])
         self._cluster.start_cluster(_PYTHON_DRIVER, ["-py", program, *self._job.argv[1:]])
-        outcome = self._cluster.wait()
+        outcome = self._cluster.finish(self._cluster.wait(), keys=keys)
         if outcome != "ok":
             return JobResult(outcome=outcome)
         parts = {
@@ -84,7 +85,7 @@ class FlinkPython:
                     "columns": [
                         {"name": column.name, "type": column.type} for column in tables[output.dataset].columns
                     ],
-                    "folder": str(self._cluster.streams.folder(output)),
+                    "folder": self._cluster.streams.folder(output),
                 }
                 for output in self._job.outputs
             },

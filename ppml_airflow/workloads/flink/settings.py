@@ -1,10 +1,10 @@
 """How Flink is configured in an enclave: its settings file, the options of its Java machines, their environment.
 
-A cluster of one JobManager, which runs the job's own program (application mode), and one TaskManager. Both listen on
-the loopback interface only and speak TLS 1.3 to each other, with a key that is made for this job and known to nobody
-else. Nobody can submit code, nothing is restarted, and state, checkpoints and temporary files lie in the private
-directory. The settings file holds the password of the key store, so it is 0600 and in the private directory too; no
-key of data, and nothing secret, is in an argument or the environment.
+A cluster of one JobManager, which runs the job's own program (application mode), and one TaskManager; in a set one in
+each member but the leader. All listen on the loopback interface only and speak TLS 1.3 to each other, with a key made
+for this job and known to nobody else. Nobody can submit code, nothing is restarted; state, checkpoints and temporary
+files lie in private directories. The settings file holds the password of the key store, so it is 0600 and in the
+private directory too; no key of data, and nothing secret, is in an argument or the environment.
 
 Source: https://nightlies.apache.org/flink/flink-docs-release-2.3/docs/deployment/config/ and security/security-ssl/;
 module options as in `conf/config.yaml` of Flink 2.3.0.
@@ -128,9 +128,18 @@ class EventTime:
 
 
 def flink_settings(
-    private: Path, *, limits: Limits, approved: Mapping[str, str], rpc_port: int, python: Path
+    private: Path, *, limits: Limits, approved: Mapping[str, str], rpc_port: int, python: Path, members: int
 ) -> dict[str, str | int | bool]:
-    """The settings of one job, whose private directory this is; of the approved environment only `CHOSEN_BY_STEP`."""
+    """The settings of one job.
+
+    Args:
+        private: of the guest whose machines read them.
+        limits: of the step; in a set each member has so much.
+        approved: the step's environment, of which only `CHOSEN_BY_STEP` are settings.
+        rpc_port: where the JobManager listens.
+        python: the interpreter of Python jobs.
+        members: how many enclaves do the job.
+    """
     task_heap = limits.memory_mib - _JOB_MANAGER_MIB - _FRAMEWORK_HEAP_MIB - _off_heap_mib()
     tls = {
         f"security.ssl.{side}.{name}": value
@@ -142,8 +151,9 @@ def flink_settings(
         **_SETTINGS,
         **tls,
         "jobmanager.rpc.port": rpc_port,
-        "parallelism.default": limits.cores,
-        "taskmanager.numberOfTaskSlots": limits.cores * _SLOTS_A_CORE,
+        # In a set no member has more slots than work, so that each gets its share of it.
+        "parallelism.default": limits.cores * max(1, members - 1),
+        "taskmanager.numberOfTaskSlots": limits.cores * (_SLOTS_A_CORE if members == 1 else 1),
         "taskmanager.cpu.cores": limits.cores,
         "taskmanager.memory.task.heap.size": f"{task_heap}m",
         "taskmanager.memory.task.off-heap.size": "0m",
@@ -158,12 +168,18 @@ def flink_settings(
         "io.tmp.dirs": str(private / "tmp"),
         "blob.storage.directory": str(private / "tmp"),
         "web.tmpdir": str(private / "tmp"),
-        "execution.checkpointing.dir": (private / "checkpoints").as_uri(),
-        "execution.checkpointing.savepoint-dir": (private / "checkpoints").as_uri(),
+        **_checkpoints(private / "checkpoints", members=members),
         "python.executable": str(python),
         "python.client.executable": str(python),
         **{name: value for name, value in approved.items() if name in CHOSEN_BY_STEP},
     }
+
+
+def _checkpoints(folder: Path, *, members: int) -> dict[str, str]:
+    """Where state is saved: a folder of one member is none of another's, so a set's goes to its JobManager."""
+    if members > 1:
+        return {"execution.checkpointing.storage": "jobmanager"}
+    return {"execution.checkpointing.dir": folder.as_uri(), "execution.checkpointing.savepoint-dir": folder.as_uri()}
 
 
 def tls_passwords(password: str) -> dict[str, str]:

@@ -71,7 +71,7 @@ class FlinkSql:
                 "sql": statement,
                 "views": views,
                 "params": typed_literals(self._job.params),
-                "folder": str(self._cluster.streams.folder(self._job.outputs[0])),
+                "folder": self._cluster.streams.folder(self._job.outputs[0]),
             }
         )
         answer = self._expect(self._control)
@@ -95,8 +95,9 @@ class FlinkSql:
 
     def _run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
         output = self._job.outputs[0]
-        self._cluster.socket.arm(keys, on_progress=on_progress)
-        outcome = self._command({"op": "run"})
+        self._cluster.arm(keys, on_progress=on_progress)
+        self._cluster.lead(keys)
+        outcome = self._cluster.finish(self._command({"op": "run"}), keys=keys)
         if outcome != "ok":
             return JobResult(outcome=outcome)
         parts = self._cluster.streams.collect(output, columns=self._columns, keys=keys)

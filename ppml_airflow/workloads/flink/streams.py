@@ -12,10 +12,11 @@ collected when the job is done: into the fixed number of encrypted Parquet parts
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -28,17 +29,28 @@ from ppml_airflow.sealing.wrapping import new_key
 from ppml_airflow.workloads.flink.settings import EventTime
 from ppml_airflow.workloads.guest_socket import GuestSocket, part_name
 from ppml_airflow.workloads.job import FileKey, JobKeys, TableInput, TableOutput, WorkloadJob
+from ppml_airflow.workloads.process import write_private
 
 _BATCH_RECORDS = 100 * FRAME_RECORDS
+_SEGMENT = re.compile(r"part-\d{5}")
+
+
+class Segment(NamedTuple):
+    """What one subtask wrote into an output, sealed under the key of frames that stay inside."""
+
+    dataset: str
+    name: str
+    content: bytes
 
 
 class JobStreams:
-    """What the processes of one job read and write."""
+    """What the processes of one job read and write. They are told paths below the private directory they work in."""
 
     def __init__(self, private: Path, *, job: WorkloadJob) -> None:
+        self.key = new_key()
+        """Of frames that stay inside (32 bytes); the members of a set share the leader's."""
         self._private = private
         self._job = job
-        self._inside = new_key()
 
     def views(self, *, times: Mapping[str, EventTime]) -> list[dict[str, Any]]:
         """The inputs as Java is told of them; nothing in it is secret.
@@ -48,9 +60,33 @@ class JobStreams:
         """
         return [self._view(table, time=times.get(table.view)) for table in self._job.inputs]
 
-    def folder(self, output: TableOutput) -> Path:
-        """Where the job writes an output."""
-        return self._private / "output" / output.dataset
+    def folder(self, output: TableOutput) -> str:
+        """Where the job writes an output, as it is told."""
+        return str(self._folder(output).relative_to(self._private))
+
+    def written(self) -> list[Segment]:
+        """What the job's subtasks wrote here, still sealed."""
+        return [
+            Segment(dataset=output.dataset, name=path.name, content=path.read_bytes())
+            for output in self._job.outputs
+            for path in self._written(output)
+        ]
+
+    def take(self, segment: Segment) -> None:
+        """Lay a segment that another member's subtask wrote beside those that were written here.
+
+        Raises:
+            VerificationError: there is no such output, or the subtask's segment is there already.
+        """
+        output = next((output for output in self._job.outputs if output.dataset == segment.dataset), None)
+        if output is None or not _SEGMENT.fullmatch(segment.name):
+            raise VerificationError(f"{segment.dataset} has no segment {segment.name}", code="output_mismatch")
+        folder = self._folder(output)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            write_private(folder / segment.name, segment.content)
+        except FileExistsError as error:
+            raise VerificationError(f"segment {segment.name} was written twice", code="output_mismatch") from error
 
     def write_rows(self, keys: JobKeys) -> None:
         """Write the rows of tables as frames.
@@ -66,9 +102,9 @@ class JobStreams:
     def inside_key(self, path: Path) -> FileKey | None:
         """The key of frames that stay inside: rows of tables, and what subtasks write. None for any other path."""
         rows = {path for table in self._job.inputs if not table.is_stream for path in self._segments(table)}
-        if path not in rows and path.parent not in {self.folder(output) for output in self._job.outputs}:
+        if path not in rows and path.parent not in {self._folder(output) for output in self._job.outputs}:
             return None
-        return FileKey(data_key=self._inside, aad=f"ppml/v1/inside {path.relative_to(self._private)}".encode())
+        return FileKey(data_key=self.key, aad=f"ppml/v1/inside {path.relative_to(self._private)}".encode())
 
     def collect(self, output: TableOutput, *, columns: Sequence[Column], keys: JobKeys) -> tuple[Path, ...]:
         """Gather what the job wrote into the parts of an output, as many as were fixed before the lease.
@@ -76,14 +112,19 @@ class JobStreams:
         Raises:
             VerificationError: nothing was written, not all of it, or other columns than declared.
         """
-        folder = self.folder(output)
-        written = sorted(folder.glob("part-*")) if folder.is_dir() else []
+        written = self._written(output)
         if not written:
             raise VerificationError(f"output {output.dataset} was not written", code="output_mismatch")
         target = self._private / "output" / f"{output.dataset}.sealed"
         target.mkdir(mode=0o700)
         collect = _collect_stream if output.is_stream else _collect_table
         return collect(self._records(written), output=output, target=target, columns=columns, keys=keys)
+
+    def _folder(self, output: TableOutput) -> Path:
+        return self._private / "output" / output.dataset
+
+    def _written(self, output: TableOutput) -> list[Path]:
+        return sorted(self._folder(output).glob("part-*"))
 
     def _segments(self, table: TableInput) -> list[Path]:
         name = part_name if table.is_stream else "rows-{:05d}".format
@@ -99,7 +140,7 @@ class JobStreams:
         view: dict[str, Any] = {
             "name": table.view,
             "columns": [{"name": name, "type": kind} for name, kind in columns.items()],
-            "segments": [str(path) for path in self._segments(table)],
+            "segments": [str(path.relative_to(self._private)) for path in self._segments(table)],
         }
         if time is None:
             return view
@@ -144,10 +185,10 @@ class StreamSocket(GuestSocket):
         super().arm(keys, on_progress=on_progress)
 
     def _read_key(self, path: Path) -> FileKey | None:
-        return super()._read_key(path) or self._write_key(path)
+        return super()._read_key(self._private / path) or self._write_key(path)
 
     def _write_key(self, path: Path) -> FileKey | None:
-        return None if self._keys is None else self._streams.inside_key(path)
+        return None if self._keys is None else self._streams.inside_key(self._private / path)
 
 
 def _collect_stream(

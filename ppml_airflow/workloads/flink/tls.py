@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import os
 import secrets
 from ipaddress import IPv4Address
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,11 +17,11 @@ _LIFETIME = datetime.timedelta(days=30)
 """A job lives at most a day; a clock that the host has set wrong must not end it."""
 
 
-def write_key_store(file: Path) -> str:
-    """Write a key and its own certificate as a new 0600 PKCS #12 file; both ends have it and trust nothing else.
+def make_key_store() -> tuple[bytes, str]:
+    """Make a key and its own certificate, which all ends have, trusting nothing else.
 
     Returns:
-        The password of the file.
+        A PKCS #12 file, and its password.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
@@ -45,6 +43,4 @@ def write_key_store(file: Path) -> str:
     )
     password = secrets.token_hex(32)
     store = serialize_key_and_certificates(b"ppml", key, certificate, None, BestAvailableEncryption(password.encode()))
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-        opened.write(store)
-    return password
+    return store, password

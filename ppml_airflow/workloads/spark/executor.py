@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,7 +33,6 @@ class SparkExecutor:
     def __init__(self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path) -> None:
         self._job = job
         self._process = SparkProcess(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE)
-        self._is_cancelled = threading.Event()
 
     def prepare(self) -> Mapping[str, tuple[Column, ...]]:
         """Write what the program's functions may ask for; a member has no outputs."""
@@ -48,7 +46,6 @@ class SparkExecutor:
 
     def cancel(self) -> None:
         """Make a `run` in another thread end with `cancelled`."""
-        self._is_cancelled.set()
         self._process.cancel()
 
     def close(self) -> None:
@@ -77,7 +74,7 @@ class SparkExecutor:
 
     def _waiting(self, limit_s: float) -> Callable[[], bool]:
         until = time.monotonic() + limit_s
-        return lambda: self._is_cancelled.is_set() or time.monotonic() > until
+        return lambda: self._process.is_cancelled or time.monotonic() > until
 
 
 def _arguments(driver: Driver, *, cores: int) -> list[str]:

@@ -21,14 +21,9 @@ from ppml_airflow.canonical import Document
 from ppml_airflow.domain.sets import LEADER
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.sealing.wrapping import new_key
-from ppml_airflow.units import KIB
-from ppml_airflow.workloads.cluster import Cluster
+from ppml_airflow.workloads.cluster import END, LEADERS_WORD_BYTES, START, Cluster
 from ppml_airflow.workloads.guest_socket import Answer, GuestSocket
 from ppml_airflow.workloads.job import WorkloadJob
-
-_DRIVER, _END = 0, 1
-"""The leader's two turns to speak."""
-_MESSAGE_BYTES = 64 * KIB
 
 
 class Driver(Document, frozen=True, kw_only=True):
@@ -70,11 +65,11 @@ class DriverSocket(GuestSocket):
         finally:
             self._drivers.put(None)
             teller.join()
-            cluster.post(b"", turn=_END)
+            cluster.post(b"", turn=END)
 
     def _tell(self, cluster: Cluster) -> None:
         driver = self._drivers.get()
-        cluster.post(b"" if driver is None else canonical.encode(driver), turn=_DRIVER)
+        cluster.post(b"" if driver is None else canonical.encode(driver), turn=START)
 
 
 def hear_driver(cluster: Cluster, *, is_over: Callable[[], bool]) -> Driver | None:
@@ -84,14 +79,14 @@ def hear_driver(cluster: Cluster, *, is_over: Callable[[], bool]) -> Driver | No
         VerificationError: no word of the leader's.
         ConfigurationError: nobody waits any more.
     """
-    said = cluster.hear(turn=_DRIVER, sender=LEADER, limit=_MESSAGE_BYTES, is_over=is_over)
+    said = cluster.hear(turn=START, sender=LEADER, limit=LEADERS_WORD_BYTES, is_over=is_over)
     return canonical.decode(said, into=Driver) if said else None
 
 
 def hears_end(cluster: Cluster, *, is_over: Callable[[], bool]) -> bool:
     """Wait until the leader says that it is over; False if nobody waits any more."""
     try:
-        cluster.hear(turn=_END, sender=LEADER, limit=_MESSAGE_BYTES, is_over=is_over)
+        cluster.hear(turn=END, sender=LEADER, limit=LEADERS_WORD_BYTES, is_over=is_over)
     except ConfigurationError:
         return False
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import stat
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,21 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 from ppml_airflow.domain.documents import Limits
 from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.workloads.flink import settings
-from ppml_airflow.workloads.flink.tls import write_key_store
+from ppml_airflow.workloads.flink.tls import make_key_store
 
 LIMITS = Limits(wall_s=60, memory_mib=2048, cores=3)
 
 
-def chosen(approved: dict[str, str] | None = None, *, private: Path = Path("/private")) -> dict[str, str | int | bool]:
+def chosen(
+    approved: dict[str, str] | None = None, *, private: Path = Path("/private"), members: int = 1
+) -> dict[str, str | int | bool]:
     return settings.flink_settings(
-        private, limits=LIMITS, approved=approved or {}, rpc_port=4711, python=Path("/env/bin/python")
+        private,
+        limits=LIMITS,
+        approved=approved or {},
+        rpc_port=4711,
+        python=Path("/env/bin/python"),
+        members=members,
     )
 
 
@@ -83,16 +89,15 @@ def test_an_event_time_of_no_input_is_refused() -> None:
         settings.event_times({"event_time.plans": "at 5"}, views=("clicks",))
 
 
-def test_the_key_store_is_new_for_each_job_and_its_owners_alone(tmp_path: Path) -> None:
-    first, second = (write_key_store(tmp_path / name) for name in ("a.p12", "b.p12"))
-    assert first != second
-    assert stat.S_IMODE((tmp_path / "a.p12").stat().st_mode) == 0o600
-    keys = [
-        load_pkcs12((tmp_path / name).read_bytes(), password.encode()).key
-        for name, password in (("a.p12", first), ("b.p12", second))
-    ]
+def test_a_set_has_a_slot_for_each_core_of_its_workers_and_saves_state_with_its_leader() -> None:
+    found = chosen(members=3)
+    assert (found["parallelism.default"], found["taskmanager.numberOfTaskSlots"]) == (6, 3)
+    assert found["execution.checkpointing.storage"] == "jobmanager"
+    assert not [name for name, value in found.items() if "checkpoints" in str(value)]
+
+
+def test_the_key_store_is_new_for_each_job() -> None:
+    keys = [load_pkcs12(store, password.encode()).key for store, password in (make_key_store(), make_key_store())]
     assert keys[0] is not None
     assert keys[1] is not None
     assert keys[0].public_key() != keys[1].public_key()
-    with pytest.raises(FileExistsError):
-        write_key_store(tmp_path / "a.p12")

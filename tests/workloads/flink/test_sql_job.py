@@ -17,7 +17,7 @@ import pytest
 from ppml_airflow.workloads.flink.sql import FlinkSql
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobResult, TableOutput
-from tests.support.flink_jobs import StreamWorld, processes_of
+from tests.support.flink_jobs import StreamWorld, processes_of, task_manager
 
 CLICKS = {"at": "timestamp[us, tz=UTC]", "page": "string", "cost": "decimal128(8, 2)"}
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,15 +48,6 @@ def prepared(world: StreamWorld, sql: str, *, flink: ImageInstallation, **job: d
 
 def ended(workload: FlinkSql, world: StreamWorld) -> JobResult:
     return workload.run(keys=world.keys(), on_progress=lambda percent: None)
-
-
-def task_manager(folder: Path) -> int:
-    return next(
-        pid
-        for pid in processes_of(folder)
-        if b"TaskManagerRunner" in (command := Path(f"/proc/{pid}/cmdline").read_bytes())
-        and b"supervisor" not in command
-    )
 
 
 def test_three_segments_that_arrive_together_are_counted_in_full(world: StreamWorld, flink: ImageInstallation) -> None:

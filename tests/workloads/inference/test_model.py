@@ -166,7 +166,10 @@ def test_the_members_of_a_set_answer_together_what_one_enclave_answers(
     with inference(world, TABLE.slice(0, rows), **changes) as workload:
         workload.prepare()
         alone = answered(world, run(workload, world))
-    worlds = SetWorld(tmp_path / "set", members=3, tables={"samples": (TABLE.slice(0, rows),)})
+    (tmp_path / "0").mkdir()
+    first = JobWorld(folder=tmp_path / "0")
+    first.seal("samples", TABLE.slice(0, rows))
+    worlds = SetWorld(first, members=3)
     with closing([]) as workloads:
         for index, member in enumerate(worlds.members):
             made = worlds.workload(

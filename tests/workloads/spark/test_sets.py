@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 import ppml_airflow
 from ppml_airflow import canonical
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import Workload, WorkloadJob
+from ppml_airflow.workloads.job import JobResult, Workload, WorkloadJob
 from ppml_airflow.workloads.spark.sets import hear_driver
 from tests.support.set_world import SetWorld, closing
 from tests.support.small_images import wait_until
@@ -48,14 +48,14 @@ PACKAGE = Path(ppml_airflow.__file__).parent
 IN_IMAGES = ("__init__.py", "workloads/__init__.py", "workloads/job_api.py", "workloads/spark/__init__.py")
 IN_IMAGES += ("workloads/spark/api.py",)
 
-Members = Callable[[str, Mapping[str, str]], list[Workload]]
-
 
 @pytest.fixture
-def worlds(tmp_path: Path) -> SetWorld:
+def worlds(tmp_path: Path) -> SetWorld[JobWorld]:
+    (tmp_path / "0").mkdir()
+    first = JobWorld(folder=tmp_path / "0")
     parts = (range(0, ROWS, 2), range(1, ROWS, 2))
-    visits = tuple(pa.table({"plan": ["a" if n % 2 else "b" for n in part], "n": part}) for part in parts)
-    return SetWorld(tmp_path, members=MEMBERS, tables={"visits": visits})
+    first.seal("visits", *(pa.table({"plan": ["a" if n % 2 else "b" for n in part], "n": part}) for part in parts))
+    return SetWorld(first, members=MEMBERS)
 
 
 def make_job(world: JobWorld, code: Mapping[str, str]) -> WorkloadJob:
@@ -68,7 +68,7 @@ def make_job(world: JobWorld, code: Mapping[str, str]) -> WorkloadJob:
 
 @contextmanager
 def members_of(
-    worlds: SetWorld, name: str, code: Mapping[str, str], *, installation: ImageInstallation
+    worlds: SetWorld[JobWorld], name: str, code: Mapping[str, str], *, installation: ImageInstallation
 ) -> Iterator[list[Workload]]:
     """A workload for each member, prepared."""
     with closing([]) as workloads:
@@ -78,35 +78,42 @@ def members_of(
         yield workloads
 
 
-def outcomes(worlds: SetWorld, workloads: list[Workload]) -> list[str]:
+def outcomes(worlds: SetWorld[JobWorld], workloads: list[Workload]) -> list[str]:
     return [result.outcome for result in worlds.run(workloads)]
 
 
+def rows_of(worlds: SetWorld[JobWorld], result: JobResult) -> list[dict[str, object]]:
+    """What the leader wrote."""
+    return [row for part in result.outputs["report"] for row in worlds.members[0].open(part).to_pylist()]
+
+
 def test_a_query_over_two_executors_finds_what_one_process_finds(
-    worlds: SetWorld, installation: ImageInstallation
+    worlds: SetWorld[JobWorld], installation: ImageInstallation
 ) -> None:
     with members_of(worlds, "spark-sql", {"query.sql": SQL}, installation=installation) as workloads:
         results = worlds.run(workloads)
         assert [result.outcome for result in results] == ["ok", "ok", "ok"], worlds.said()
     late = range(500, ROWS)
-    assert worlds.rows(results[0]) == [
+    assert rows_of(worlds, results[0]) == [
         {"plan": plan, "visits": 250, "n": sum(n for n in late if n % 2 == rest)} for plan, rest in (("a", 1), ("b", 0))
     ]
 
 
-def test_functions_of_a_program_run_in_both_executors(worlds: SetWorld, installation: ImageInstallation) -> None:
+def test_functions_of_a_program_run_in_both_executors(
+    worlds: SetWorld[JobWorld], installation: ImageInstallation
+) -> None:
     code = {"main.py": PROGRAM, "helpers.py": HELPERS}
     with members_of(worlds, "spark-python", code, installation=installation) as workloads:
         results = worlds.run(workloads)
         assert [result.outcome for result in results] == ["ok", "ok", "ok"], worlds.said()
-    rows = worlds.rows(results[0])
+    rows = rows_of(worlds, results[0])
     assert {row["place"] for row in rows} == {str(world.private) for world in worlds.members[1:]}
     assert sum(int(str(row["visits"])) for row in rows) == 500
 
 
 @pytest.mark.slow
 def test_an_executor_that_is_lost_is_replaced_and_no_row_is_counted_twice(
-    worlds: SetWorld, installation: ImageInstallation
+    worlds: SetWorld[JobWorld], installation: ImageInstallation
 ) -> None:
     code = {"main.py": SLOWLY, "helpers.py": HELPERS}
     with members_of(worlds, "spark-python", code, installation=installation) as workloads:
@@ -114,30 +121,36 @@ def test_an_executor_that_is_lost_is_replaced_and_no_row_is_counted_twice(
         wait_until(lambda: processes_in(worlds.members[1].private, b"pyspark.daemon"), timeout_s=100)
         workloads[1].close()
         lost.result(timeout=30)
-        worlds.members[1] = worlds.new_member(1, named="replacement")
+        worlds.members[1] = worlds.new_member(worlds.members[1], named="replacement")
         job = make_job(worlds.members[1], code)
         workloads[1] = worlds.workload(job, name="spark-python", index=1, installation=installation)
         replacement = worlds.start(workloads[1], index=1)
         found = [result.result(timeout=150) for result in (leader, replacement, other)]
         assert [result.outcome for result in found] == ["ok", "ok", "ok"], worlds.said()
-    assert sum(int(str(row["visits"])) for row in worlds.rows(found[0])) == 500
+    assert sum(int(str(row["visits"])) for row in rows_of(worlds, found[0])) == 500
 
 
 @pytest.mark.slow
-def test_what_fails_in_an_executor_is_said_by_the_leader(worlds: SetWorld, installation: ImageInstallation) -> None:
+def test_what_fails_in_an_executor_is_said_by_the_leader(
+    worlds: SetWorld[JobWorld], installation: ImageInstallation
+) -> None:
     code = {"query.sql": "SELECT cast(plan AS int) AS plan FROM visits"}
     with members_of(worlds, "spark-sql", code, installation=installation) as workloads:
         assert outcomes(worlds, workloads) == ["cast_error", "ok", "ok"], worlds.said()
 
 
-def test_members_end_with_a_program_that_never_started_spark(worlds: SetWorld, installation: ImageInstallation) -> None:
+def test_members_end_with_a_program_that_never_started_spark(
+    worlds: SetWorld[JobWorld], installation: ImageInstallation
+) -> None:
     code = {"main.py": 'OUTPUTS = {"report": {"plan": "string"}}\nraise ValueError("canary")\n'}
     with members_of(worlds, "spark-python", code, installation=installation) as workloads:
         assert outcomes(worlds, workloads) == ["job_failed", "ok", "ok"], worlds.said()
         assert not any(list(world.private.glob("conf/executor-options")) for world in worlds.members)
 
 
-def test_a_member_with_another_secret_starts_no_executor(worlds: SetWorld, installation: ImageInstallation) -> None:
+def test_a_member_with_another_secret_starts_no_executor(
+    worlds: SetWorld[JobWorld], installation: ImageInstallation
+) -> None:
     worlds.cluster(0).post(b"{}", turn=0)
     job = make_job(worlds.members[1], {"query.sql": "SELECT 1 AS n"})
     with closing([worlds.workload(job, name="spark-sql", index=1, installation=installation)]) as (executor,):
@@ -147,7 +160,7 @@ def test_a_member_with_another_secret_starts_no_executor(worlds: SetWorld, insta
 
 
 @pytest.mark.slow
-def test_an_executor_with_another_key_is_not_heard(worlds: SetWorld, installation: ImageInstallation) -> None:
+def test_an_executor_with_another_key_is_not_heard(worlds: SetWorld[JobWorld], installation: ImageInstallation) -> None:
     """As one that a stranger starts on this host: it knows where the driver is, and is of no use to it."""
     with members_of(worlds, "spark-sql", {"query.sql": SQL}, installation=installation) as workloads:
         leader = worlds.start(workloads[0], index=0)
@@ -164,7 +177,7 @@ def test_an_executor_with_another_key_is_not_heard(worlds: SetWorld, installatio
 
 @pytest.mark.slow
 def test_the_key_of_a_set_is_in_no_argument_and_no_environment(
-    worlds: SetWorld, installation: ImageInstallation
+    worlds: SetWorld[JobWorld], installation: ImageInstallation
 ) -> None:
     code = {"main.py": SLOWLY, "helpers.py": HELPERS}
     with members_of(worlds, "spark-python", code, installation=installation) as workloads:
