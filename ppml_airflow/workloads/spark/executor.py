@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from ppml_airflow.errors import ConfigurationError, VerificationError
-from ppml_airflow.sealing.manifest import Column
-from ppml_airflow.workloads.cluster import Cluster
+from ppml_airflow import canonical
+from ppml_airflow.errors import ConfigurationError
+from ppml_airflow.workloads.cluster import END, START, Cluster
+from ppml_airflow.workloads.follower import Follower
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
-from ppml_airflow.workloads.params import typed_literals
+from ppml_airflow.workloads.job import JobKeys, WorkloadJob
 from ppml_airflow.workloads.process import write_private
 from ppml_airflow.workloads.spark.process import SparkProcess
-from ppml_airflow.workloads.spark.sets import Driver, hear_driver, hears_end
+from ppml_airflow.workloads.spark.sets import Driver
 from ppml_airflow.workloads.spark.settings import executor_options
 from ppml_airflow.workloads.vocabulary import Outcome
 
@@ -27,54 +25,33 @@ _LAST_WORD_S = 10.0
 _IDS = 2**31 - 1
 
 
-class SparkExecutor:
-    """Runs a member's part of one job; see `job.Workload`. The leader judges and commits; a member only computes."""
+class SparkExecutor(Follower[SparkProcess]):
+    """Runs one executor."""
 
     def __init__(self, job: WorkloadJob, *, installation: ImageInstallation, private: Path, log: Path) -> None:
-        self._job = job
-        self._process = SparkProcess(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE)
+        super().__init__(SparkProcess(job, installation=installation, private=private, log=log, heap_share=_HEAP_SHARE))
 
-    def prepare(self) -> Mapping[str, tuple[Column, ...]]:
-        """Write what the program's functions may ask for; a member has no outputs."""
-        description = {"params": typed_literals(self._job.params), "inputs": {}, "outputs": {}}
-        write_private(self._process.private / "conf" / "job.json", json.dumps(description))
-        return {}
-
-    def run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> JobResult:
-        """Run an executor until the driver is done; see `job.Workload`."""
-        return self._process.answered(lambda: JobResult(outcome=self._run(keys=keys, on_progress=on_progress)))
-
-    def cancel(self) -> None:
-        """Make a `run` in another thread end with `cancelled`."""
-        self._process.cancel()
-
-    def close(self) -> None:
-        """Kill what still runs. May be called twice."""
-        self._process.close()
-
-    def _run(self, *, keys: JobKeys, on_progress: Callable[[int], None]) -> Outcome:
-        if keys.cluster is None:
-            raise ConfigurationError("an executor is a member of a set, and has no way to the others")
-        self._process.arm(keys, on_progress=on_progress)
-        try:
-            driver = hear_driver(keys.cluster, is_over=self._waiting(self._job.limits.wall_s))
-        except VerificationError as error:
-            raise ConfigurationError("what the leader said is not its word", code="input_corrupt") from error
-        if driver is None:
+    def follow(self, cluster: Cluster, *, keys: JobKeys, on_progress: Callable[[int], None]) -> Outcome:
+        """Come to the driver, if the job has one, and work for it until it is gone."""
+        process, limits = self.process, self.process.job.limits
+        process.arm(keys, on_progress=on_progress)
+        said = self.hear(cluster, turn=START, is_over=self.waiting(limits.wall_s))
+        if not said:
             return "ok"
-        options = self._process.private / "conf" / "executor-options"
+        driver = canonical.decode(said, into=Driver)
+        options = process.private / "conf" / "executor-options"
         write_private(options, executor_options(driver.key))
-        self._process.start_java(_arguments(driver, cores=self._job.limits.cores), options=(f"@{options}",))
-        outcome = self._process.wait()
+        process.start_java(_arguments(driver, cores=limits.cores), options=(f"@{options}",))
+        outcome = process.wait()
         # An executor whose driver is gone fails; if the leader ended it, what became of the job is the leader's to say.
-        return "ok" if outcome == "ok" or self._is_at_end(keys.cluster, outcome) else outcome
+        return "ok" if outcome == "job_failed" and self._hears_end(cluster) else outcome
 
-    def _is_at_end(self, cluster: Cluster, outcome: Outcome) -> bool:
-        return outcome == "job_failed" and hears_end(cluster, is_over=self._waiting(_LAST_WORD_S))
-
-    def _waiting(self, limit_s: float) -> Callable[[], bool]:
-        until = time.monotonic() + limit_s
-        return lambda: self._process.is_cancelled or time.monotonic() > until
+    def _hears_end(self, cluster: Cluster) -> bool:
+        try:
+            self.hear(cluster, turn=END, is_over=self.waiting(_LAST_WORD_S))
+        except ConfigurationError:
+            return False
+        return True
 
 
 def _arguments(driver: Driver, *, cores: int) -> list[str]:

@@ -12,16 +12,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ppml_airflow import canonical
 from ppml_airflow.canonical import Document
-from ppml_airflow.domain.sets import LEADER
-from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.sealing.wrapping import new_key
-from ppml_airflow.workloads.cluster import END, LEADERS_WORD_BYTES, START, Cluster
+from ppml_airflow.workloads.cluster import END, START, Cluster
 from ppml_airflow.workloads.guest_socket import Answer, GuestSocket
 from ppml_airflow.workloads.job import WorkloadJob
 
@@ -70,23 +68,3 @@ class DriverSocket(GuestSocket):
     def _tell(self, cluster: Cluster) -> None:
         driver = self._drivers.get()
         cluster.post(b"" if driver is None else canonical.encode(driver), turn=START)
-
-
-def hear_driver(cluster: Cluster, *, is_over: Callable[[], bool]) -> Driver | None:
-    """Wait until the leader says where the driver is. None: there was none, and it is over.
-
-    Raises:
-        VerificationError: no word of the leader's.
-        ConfigurationError: nobody waits any more.
-    """
-    said = cluster.hear(turn=START, sender=LEADER, limit=LEADERS_WORD_BYTES, is_over=is_over)
-    return canonical.decode(said, into=Driver) if said else None
-
-
-def hears_end(cluster: Cluster, *, is_over: Callable[[], bool]) -> bool:
-    """Wait until the leader says that it is over; False if nobody waits any more."""
-    try:
-        cluster.hear(turn=END, sender=LEADER, limit=LEADERS_WORD_BYTES, is_over=is_over)
-    except ConfigurationError:
-        return False
-    return True

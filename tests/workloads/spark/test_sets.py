@@ -15,9 +15,10 @@ import pytest
 
 import ppml_airflow
 from ppml_airflow import canonical
+from ppml_airflow.workloads.cluster import START
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobResult, Workload, WorkloadJob
-from ppml_airflow.workloads.spark.sets import hear_driver
+from ppml_airflow.workloads.spark.sets import Driver
 from tests.support.set_world import SetWorld, closing
 from tests.support.small_images import wait_until
 from tests.support.spark_jobs import JobWorld
@@ -85,6 +86,12 @@ def outcomes(worlds: SetWorld[JobWorld], workloads: list[Workload]) -> list[str]
 def rows_of(worlds: SetWorld[JobWorld], result: JobResult) -> list[dict[str, object]]:
     """What the leader wrote."""
     return [row for part in result.outputs["report"] for row in worlds.members[0].open(part).to_pylist()]
+
+
+def driver_of(worlds: SetWorld[JobWorld]) -> Driver:
+    """What the leader tells the other members."""
+    said = worlds.cluster(1).hear(turn=START, sender=0, limit=2**20, is_over=lambda: False)
+    return canonical.decode(said, into=Driver)
 
 
 def test_a_query_over_two_executors_finds_what_one_process_finds(
@@ -164,8 +171,7 @@ def test_an_executor_with_another_key_is_not_heard(worlds: SetWorld[JobWorld], i
     """As one that a stranger starts on this host: it knows where the driver is, and is of no use to it."""
     with members_of(worlds, "spark-sql", {"query.sql": SQL}, installation=installation) as workloads:
         leader = worlds.start(workloads[0], index=0)
-        driver = hear_driver(worlds.cluster(1), is_over=lambda: False)
-        assert driver is not None
+        driver = driver_of(worlds)
         elsewhere = replace(worlds.cluster(0), folder=worlds.folder / "elsewhere")
         elsewhere.post(canonical.encode(msgspec.structs.replace(driver, key=bytes(32))), turn=0)
         keys = replace(worlds.members[1].keys(), cluster=replace(worlds.cluster(1), folder=elsewhere.folder))
@@ -182,8 +188,7 @@ def test_the_key_of_a_set_is_in_no_argument_and_no_environment(
     code = {"main.py": SLOWLY, "helpers.py": HELPERS}
     with members_of(worlds, "spark-python", code, installation=installation) as workloads:
         running = [worlds.start(workload, index=index) for index, workload in enumerate(workloads)]
-        driver = hear_driver(worlds.cluster(1), is_over=lambda: False)
-        assert driver is not None
+        driver = driver_of(worlds)
         wait_until(lambda: all(processes_in(world.private, b"CoarseGrained") for world in worlds.members[1:]))
         told = b"".join(told_by(pid) for world in worlds.members for pid in processes_in(world.private))
         assert [result.result(timeout=150).outcome for result in running] == ["ok", "ok", "ok"], worlds.said()
