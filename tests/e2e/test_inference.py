@@ -110,7 +110,9 @@ def test_a_missing_column_is_named_before_anything_runs(ppml: Commands, sources:
 def test_two_enclaves_answer_together_what_onnxruntime_answers(ppml: Commands, sources: Path, tmp_path: Path) -> None:
     dag = tmp_path / "two_serve.py"
     shipped = DAG_FILE.read_text().replace('"batch_inference"', '"two_serve"')
-    dag.write_text(shipped.replace('model="detector",', 'model="detector",\n        members=2,'))
+    dag.write_text(
+        shipped.replace('model="detector",', 'model="detector",\n        members=2,\n        batch_rows=35,')
+    )
     said = ppml(*inference_run(sources, dag=dag), "--conf", json.dumps({"minimum_score": 0.5})).stdout
     result = next(line for line in said.splitlines() if line.startswith("result: ")).removeprefix("result: ")
     require_kinds(Path(result), sources=sources, minimum_score=0.5)

@@ -8,14 +8,23 @@ from __future__ import annotations
 import numpy as np
 
 
-def linear_model(weights: np.ndarray, *, rows: int | str = "rows", canary: str = "") -> bytes:
-    """A model that takes `values` float32 [rows, n] and gives `scores` float32 [rows, k]; weights are [n, k]."""
+def linear_model(
+    weights: np.ndarray, *, rows: int | str = "rows", canary: str = "", is_relative: bool = False
+) -> bytes:
+    """A model that takes `values` float32 [rows, n] and gives `scores` float32 [rows, k]; weights are [n, k].
+
+    A relative one gives the softmax over the rows of a batch.
+    """
     inner, outer = weights.shape
-    node = _text(1, "values") + _text(1, "weights") + _text(2, "scores") + _text(4, "MatMul")
+    product = "product" if is_relative else "scores"
+    nodes = _bytes(1, _text(1, "values") + _text(1, "weights") + _text(2, product) + _text(4, "MatMul"))
+    if is_relative:
+        axis = _text(1, "axis") + _number(3, 0) + _number(20, _INT)
+        nodes += _bytes(1, _text(1, product) + _text(2, "scores") + _text(4, "Softmax") + _bytes(5, axis))
     dims = b"".join(_number(1, size) for size in weights.shape)
     tensor = dims + _number(2, _FLOAT) + _text(8, "weights") + _bytes(9, weights.astype("<f4").tobytes())
     graph = (
-        _bytes(1, node)
+        nodes
         + _text(2, "linear")
         + _bytes(5, tensor)
         + _bytes(11, _value("values", rows, inner))
@@ -25,6 +34,9 @@ def linear_model(weights: np.ndarray, *, rows: int | str = "rows", canary: str =
 
 
 _FLOAT = 1
+"""Of `TensorProto.DataType`."""
+_INT = 2
+"""Of `AttributeProto.AttributeType`."""
 
 
 def _value(name: str, *shape: int | str) -> bytes:

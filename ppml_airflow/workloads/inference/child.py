@@ -39,9 +39,10 @@ def main() -> None:
     """Open model and data, run, write the output."""
     told = job_api.description()
     plan: Mapping[str, Any] = told["plan"]
-    data = _share(job_api.table(plan["data"]))
+    data = job_api.table(plan["data"])
     try:
         model = Model(plan, content=_file(plan, plan["model_file"]), threads=told["cores"])
+        data = _share(data, size=model.batch_rows)
         labels = _labels(plan)
         results = [model.run(rows) for rows in _batches(data, size=model.batch_rows)]
         columns = {result["column"]: _column(result, tensors=results, labels=labels) for result in plan["results"]}
@@ -57,9 +58,10 @@ def main() -> None:
         job_api.write(told["output"], pa.concat_tables(shares, promote_options="default"))
 
 
-def _share(data: pa.Table) -> pa.Table:
-    """The rows of this member: as many as those of any other, but for one."""
-    start, end = (data.num_rows * index // job_api.members() for index in (job_api.member(), job_api.member() + 1))
+def _share(data: pa.Table, *, size: int) -> pa.Table:
+    """The rows of this member, in whole batches: what a model gives for a row may depend on the others of its batch."""
+    batches = -(-data.num_rows // size)
+    start, end = (batches * index // job_api.members() * size for index in (job_api.member(), job_api.member() + 1))
     return data.slice(start, end - start)
 
 

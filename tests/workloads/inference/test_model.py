@@ -22,7 +22,7 @@ from ppml_airflow.errors import ConfigurationError
 from ppml_airflow.workloads.inference.model import Inference
 from ppml_airflow.workloads.inference.plan import InferencePlan
 from ppml_airflow.workloads.installation import ImageInstallation
-from ppml_airflow.workloads.job import FilesInput, JobResult, TypedValue, WorkloadJob
+from ppml_airflow.workloads.job import FilesInput, JobResult, TypedValue, Workload, WorkloadJob
 from tests.support.onnx_models import linear_model
 from tests.support.set_world import SetWorld, closing
 from tests.support.spark_jobs import JobWorld
@@ -158,31 +158,55 @@ def test_a_table_without_rows_gives_one_without_rows(world: JobWorld) -> None:
         assert answered(world, run(workload, world)).num_rows == 0
 
 
-@pytest.mark.parametrize("rows", [257, 2, 0])
-def test_the_members_of_a_set_answer_together_what_one_enclave_answers(
-    rows: int, world: JobWorld, tmp_path: Path
-) -> None:
-    changes = {"at_least": {"best": "least"}}
-    with inference(world, TABLE.slice(0, rows), **changes) as workload:
-        workload.prepare()
-        alone = answered(world, run(workload, world))
-    (tmp_path / "0").mkdir()
-    first = JobWorld(folder=tmp_path / "0")
-    first.seal("samples", TABLE.slice(0, rows))
+@contextmanager
+def serving(folder: Path, table: pa.Table, **changes: Any) -> Iterator[tuple[SetWorld[JobWorld], list[Workload]]]:
+    """Three members that serve one model over one table, prepared."""
+    (folder / "0").mkdir()
+    first = JobWorld(folder=folder / "0")
+    first.seal("samples", table)
     worlds = SetWorld(first, members=3)
     with closing([]) as workloads:
         for index, member in enumerate(worlds.members):
-            made = worlds.workload(
-                inference_job(member, **changes), name="inference", index=index, installation=installed(member)
-            )
-            workloads.append(made)
-        results = worlds.run(workloads, open_files=lambda dataset: iter(FILES.items()))
+            job = inference_job(member, **changes)
+            workloads.append(worlds.workload(job, name="inference", index=index, installation=installed(member)))
+        yield worlds, workloads
+
+
+@pytest.mark.parametrize(
+    ("rows", "model", "at_least"),
+    [
+        (257, MODEL, {"best": "least"}),
+        (2, MODEL, {"best": "least"}),
+        (0, MODEL, {"best": "least"}),
+        (257, linear_model(WEIGHTS, rows=50), {"best": "least"}),
+        (257, linear_model(WEIGHTS, is_relative=True), {}),
+    ],
+)
+def test_the_members_of_a_set_answer_together_exactly_what_one_enclave_answers(
+    rows: int, model: bytes, at_least: Mapping[str, str], world: JobWorld, tmp_path: Path
+) -> None:
+    changes, files = {"at_least": at_least}, {**FILES, "model.onnx": model}
+    with inference(world, TABLE.slice(0, rows), **changes) as workload:
+        workload.prepare()
+        alone = answered(world, run(workload, world, files))
+    with serving(tmp_path, TABLE.slice(0, rows), **changes) as (worlds, workloads):
+        results = worlds.run(workloads, open_files=lambda dataset: iter(files.items()))
     assert [result.outcome for result in results] == ["ok", "ok", "ok"], worlds.said()
     assert [bool(result.outputs) for result in results] == [True, False, False]
-    together = worlds.members[0].open(results[0].outputs["report"][0])
-    assert together["id"].to_pylist() == alone["id"].to_pylist()
-    assert together.drop(["scores", "best"]).equals(alone.drop(["scores", "best"]))
-    assert np.allclose(together["best"].to_numpy(), alone["best"].to_numpy(), rtol=1e-6)
+    assert worlds.members[0].open(results[0].outputs["report"][0]).equals(alone)
+
+
+def test_a_member_that_cannot_answer_its_share_says_why_and_the_leader_writes_nothing(tmp_path: Path) -> None:
+    rows = [*ROWS[:-1], ROWS[-1][:1]]
+    table = TABLE.append_column("row", pa.array(rows, pa.list_(pa.field("element", pa.float32()))))
+    with serving(tmp_path, table, features={"values": ["row"]}) as (worlds, workloads):
+        leader, *others = (
+            worlds.start(workload, index=index, open_files=lambda dataset: iter(FILES.items()))
+            for index, workload in enumerate(workloads)
+        )
+        assert [other.result(timeout=60).outcome for other in others] == ["ok", "cast_error"], worlds.said()
+        workloads[0].cancel()
+        assert leader.result(timeout=30) == JobResult(outcome="cancelled")
 
 
 RESULT = [{"column": "n", "tensor": "scores", "kind": "float"}]
