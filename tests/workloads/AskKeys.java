@@ -10,6 +10,7 @@ public final class AskKeys {
     public static void main(String[] arguments) {
         GuestKeys keys = new GuestKeys();
         Configuration configuration = new Configuration(false);
+        configuration.set("ppml.private", System.getProperty("user.dir"));
         for (int index = 0; index < arguments.length; index += 2) {
             Path path = new Path("file:" + arguments[index + 1]);
             try {

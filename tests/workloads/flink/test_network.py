@@ -6,6 +6,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,9 @@ def listening(folder: Path) -> list[tuple[str, int]]:
     inodes = set()
     for pid in processes_of(folder):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            if match := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
-                inodes.add(match[1])
+            with suppress(FileNotFoundError):  # closed meanwhile
+                if match := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
+                    inodes.add(match[1])
     found = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

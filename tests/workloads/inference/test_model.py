@@ -176,9 +176,9 @@ def serving(folder: Path, table: pa.Table, **changes: Any) -> Iterator[tuple[Set
     ("rows", "model", "at_least"),
     [
         (257, MODEL, {"best": "least"}),
-        (2, MODEL, {"best": "least"}),
+        pytest.param(2, MODEL, {"best": "least"}, marks=pytest.mark.slow),
         (0, MODEL, {"best": "least"}),
-        (257, linear_model(WEIGHTS, rows=50), {"best": "least"}),
+        pytest.param(257, linear_model(WEIGHTS, rows=50), {"best": "least"}, marks=pytest.mark.slow),
         (257, linear_model(WEIGHTS, is_relative=True), {}),
     ],
 )

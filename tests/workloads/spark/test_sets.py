@@ -106,6 +106,7 @@ def test_a_query_over_two_executors_finds_what_one_process_finds(
     ]
 
 
+@pytest.mark.slow
 def test_functions_of_a_program_run_in_both_executors(
     worlds: SetWorld[JobWorld], installation: ImageInstallation
 ) -> None:
