@@ -86,8 +86,7 @@ def test_a_client_that_leaves_takes_the_container_with_it_within_five_seconds(
 
     with pytest.raises(Stop):
         spark.runtime.run(spark.request(run_id), on_event=leave)
-    wait_until(lambda: spark.containers() == [], timeout_s=5)
-    assert spark.private_folders == []
+    wait_until(lambda: spark.containers() == [] and spark.private_folders == [], timeout_s=5)
     spark.world.client.cancel(run_id, "aggregate")
 
 
