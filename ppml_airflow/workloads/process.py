@@ -22,12 +22,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ppml_airflow.errors import ConfigurationError, PpmlError, UnavailableError, VerificationError
 from ppml_airflow.workloads import supervisor
 from ppml_airflow.workloads.guest_socket import Connection, GuestSocket, input_links
-from ppml_airflow.workloads.job import JobResult, WorkloadJob
+from ppml_airflow.workloads.job import JobKeys, JobResult, WorkloadJob
 from ppml_airflow.workloads.vocabulary import Outcome, outcome_of
 
 _EXIT_KILLED = 128 + 9
@@ -78,6 +79,16 @@ class JobProcess:
         confined += [] if has_network else ["--no-network"]
         self._process = self._spawn([*confined, *command])
         self._deadline = time.monotonic() + self.job.limits.wall_s
+
+    def arm(self, keys: JobKeys, *, on_progress: Callable[[int], None], speaks: bool = False) -> None:
+        """Give out keys and contents from now on.
+
+        Args:
+            keys: what the lease released.
+            on_progress: gets the per cent of input that has been opened.
+            speaks: whether the program itself speaks to the members of its set; engines have ways of their own.
+        """
+        self.socket.arm(keys if speaks else replace(keys, cluster=None), on_progress=on_progress)
 
     def await_control(self, *, timeout_s: float) -> Connection:
         """Wait until the started program offers itself for control.

@@ -16,7 +16,7 @@ from ppml_airflow import canonical
 from ppml_airflow.domain.documents import AttemptRecord, Receipt, RunClosed
 from ppml_airflow.enclaves.quoting.private_folders import PrivateFolders
 from ppml_airflow.provenance.passport import parse_passport
-from tests.support.commands import Commands, processes_of
+from tests.support.commands import Commands, processes_in, processes_of
 from tests.support.ready_images import CHECKOUT
 from tests.support.small_images import wait_until
 
@@ -143,15 +143,3 @@ def kill_member(home: Path, *, index: int) -> None:
     wait_until(guests, timeout_s=300)
     for process in guests():
         os.kill(process, signal.SIGKILL)
-
-
-def processes_in(folder: Path) -> list[int]:
-    """The processes that work in a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cwd").readlink() == folder:
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found

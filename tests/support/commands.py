@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,16 @@ class Commands:
     def newest_passport(self) -> Path:
         """The file of the passport that was made last."""
         return max((self.home / "passports").glob("*.json"), key=lambda path: path.stat().st_mtime)
+
+
+def processes_in(folder: Path, *, named: bytes = b"") -> list[int]:
+    """Processes whose working directory is this one, with such words in their command."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "cwd").readlink() == folder:
+                found += [int(entry.name)] if named in (entry / "cmdline").read_bytes() else []
+    return found
 
 
 def processes_of(home: Path) -> list[str]:

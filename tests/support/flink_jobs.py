@@ -25,6 +25,7 @@ from ppml_airflow.sealing.records import decode_records
 from ppml_airflow.sealing.tables import parquet_aad, read_sealed_parquet, write_sealed_parquet
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import FileKey, JobKeys, TableInput, TableOutput, TypedValue, WorkloadJob
+from tests.support.commands import processes_in
 from tests.support.spark_jobs import CHECKOUT, DOMAIN_ID, find_java_home
 
 LIMITS = Limits(wall_s=240, memory_mib=1536, cores=2)
@@ -53,24 +54,11 @@ def build_installation(folder: Path) -> ImageInstallation:
     return ImageInstallation(environment=environment, java_home=java_home, jars=folder)
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Processes whose working directory is this one: the cluster's."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (entry / "cwd").readlink() == folder:
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
 def task_manager(folder: Path) -> int:
     """The Java machine of the TaskManager that works in a folder."""
     return next(
         pid
-        for pid in processes_of(folder)
+        for pid in processes_in(folder)
         if b"TaskManagerRunner" in (command := Path(f"/proc/{pid}/cmdline").read_bytes())
         and b"supervisor" not in command
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -43,17 +43,21 @@ class SetWorld(Generic[World]):
         keys = ClusterKeys.derive(secret)
         return Cluster(keys=keys, folder=self.folder / "sets", set_id="a" * 32, index=index, members=len(self.members))
 
-    def workload(self, job: WorkloadJob, *, name: str, index: int, installation: ImageInstallation) -> Workload:
-        """A member's workload, prepared."""
-        job = replace(job, members=len(self.members), index=index)
-        world = self.members[index]
-        made = find_workload(name, index=index)(job, installation=installation, private=world.private, log=world.log)
-        try:
-            made.prepare()
-        except Exception:
-            made.close()
-            raise
-        return made
+    @contextmanager
+    def prepared(
+        self, jobs: Sequence[WorkloadJob], *, name: str, installation: ImageInstallation, first: int = 0
+    ) -> Iterator[list[Workload]]:
+        """The workloads of members from `first` on, prepared, and closed in the end."""
+        with ExitStack() as opened:
+            workloads = []
+            for index, job in enumerate(jobs, start=first):
+                job, world = replace(job, members=len(self.members), index=index), self.members[index]
+                kind = find_workload(name, index=index)
+                made = kind(job, installation=installation, private=world.private, log=world.log)
+                opened.callback(made.close)
+                made.prepare()
+                workloads.append(made)
+            yield workloads
 
     def start(self, workload: Workload, *, index: int, secret: bytes = SECRET, **keys: Any) -> Future[JobResult]:
         """Run a member's workload in a thread, with what its lease brings."""
@@ -68,13 +72,3 @@ class SetWorld(Generic[World]):
     def said(self) -> str:
         """All logs."""
         return "\n".join(world.log.read_text() for world in self.members if world.log.exists())
-
-
-@contextmanager
-def closing(workloads: list[Workload]) -> Iterator[list[Workload]]:
-    """Close whatever is in a list in the end."""
-    try:
-        yield workloads
-    finally:
-        for workload in workloads:
-            workload.close()

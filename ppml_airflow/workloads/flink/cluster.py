@@ -17,8 +17,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from ppml_airflow import canonical
@@ -63,10 +62,6 @@ class FlinkProcess(JobProcess):
         sealed = sum(part.stat().st_size for table in job.inputs for part in table.parts if part.exists())
         self._worker_options = settings.task_manager_options(private.resolve(), limits=job.limits, input_bytes=sealed)
         super().__init__(job, environment=environment, private=private, log=log, name="flink")
-
-    def arm(self, keys: JobKeys, *, on_progress: Callable[[int], None]) -> None:
-        """Give out keys and contents from now on. Of a set the program hears nothing: Flink has its own ways."""
-        self.socket.arm(replace(keys, cluster=None), on_progress=on_progress)
 
     def write_settings(self, manager: JobManager) -> None:
         """Write Flink's settings, and the key of the cluster's TLS."""

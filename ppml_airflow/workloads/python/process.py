@@ -83,7 +83,7 @@ class PythonProcess:
         if self._columns is None:
             raise ConfigurationError("job was not prepared")
         process, most = self._process, self.job.limits.memory_mib * MIB
-        process.socket.arm(keys, on_progress=on_progress)
+        process.arm(keys, on_progress=on_progress, speaks=True)
         command = [str(self._python), "-s", *arguments]
         process.start(command, limits={"DATA": most, "FSIZE": most}, has_network=False)
         outcome = process.wait()

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ppml_airflow.workloads.guest_socket import GuestSocket
@@ -51,10 +50,6 @@ class SparkProcess(JobProcess):
         )
         super().__init__(job, environment=environment, private=private, log=log, name="java")
         write_private(self.private / "conf" / "log4j2.properties", settings.LOG_SETTINGS)
-
-    def arm(self, keys: JobKeys, *, on_progress: Callable[[int], None]) -> None:
-        """Give out keys and contents from now on. Of a set the program hears nothing: Spark has its own ways."""
-        self.socket.arm(replace(keys, cluster=None), on_progress=on_progress)
 
     def start_java(self, arguments: Sequence[str], *, options: Sequence[str] = ()) -> None:
         """Start Java with a main class and its arguments. The step's time runs from here.

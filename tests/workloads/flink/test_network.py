@@ -13,7 +13,8 @@ import pytest
 
 from ppml_airflow.workloads.flink.sql import FlinkSql
 from ppml_airflow.workloads.installation import ImageInstallation
-from tests.support.flink_jobs import StreamWorld, processes_of
+from tests.support.commands import processes_in
+from tests.support.flink_jobs import StreamWorld
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 LISTENING = "0A"
@@ -35,7 +36,7 @@ def private(flink: ImageInstallation, tmp_path_factory: pytest.TempPathFactory) 
 def listening(folder: Path) -> list[tuple[str, int]]:
     """Address, as /proc writes it, and port of every socket on which the cluster listens."""
     inodes = set()
-    for pid in processes_of(folder):
+    for pid in processes_in(folder):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):  # closed meanwhile
                 if match := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
@@ -78,6 +79,6 @@ def test_nothing_is_said_to_who_has_no_key(private: Path) -> None:
 def test_settings_and_key_are_their_owners_alone_and_hold_no_data_key(private: Path) -> None:
     for name in ("config.yaml", "tls.p12"):
         assert (private / "conf" / name).stat().st_mode & 0o077 == 0
-    for pid in processes_of(private):
+    for pid in processes_in(private):
         assert b"password" not in Path(f"/proc/{pid}/cmdline").read_bytes()
         assert b"password" not in Path(f"/proc/{pid}/environ").read_bytes()

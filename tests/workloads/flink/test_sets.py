@@ -6,8 +6,8 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -20,8 +20,9 @@ from ppml_airflow.workloads.flink.sets import JobManager, hear_segments, post_se
 from ppml_airflow.workloads.flink.streams import JobStreams, Segment
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import TableOutput, TypedValue, Workload
-from tests.support.flink_jobs import CHECKOUT, StreamWorld, processes_of, task_manager
-from tests.support.set_world import SetWorld, closing
+from tests.support.commands import processes_in
+from tests.support.flink_jobs import CHECKOUT, StreamWorld, task_manager
+from tests.support.set_world import SetWorld
 from tests.support.small_images import wait_until
 
 MEMBERS = 3
@@ -41,7 +42,6 @@ def worlds(tmp_path: Path) -> SetWorld[StreamWorld]:
     return SetWorld(first, members=MEMBERS)
 
 
-@contextmanager
 def members_of(
     worlds: SetWorld[StreamWorld],
     name: str,
@@ -49,13 +49,10 @@ def members_of(
     *,
     flink: ImageInstallation,
     params: dict[str, TypedValue] | None = None,
-) -> Iterator[list[Workload]]:
+) -> AbstractContextManager[list[Workload]]:
     """A workload for each member, prepared."""
-    with closing([]) as workloads:
-        for index, world in enumerate(worlds.members):
-            job = world.job(code, params=params, limits=LIMITS)
-            workloads.append(worlds.workload(job, name=name, index=index, installation=flink))
-        yield workloads
+    jobs = [world.job(code, params=params, limits=LIMITS) for world in worlds.members]
+    return worlds.prepared(jobs, name=name, installation=flink)
 
 
 def test_a_query_over_two_task_managers_finds_what_one_process_finds(
@@ -70,7 +67,7 @@ def test_a_query_over_two_task_managers_finds_what_one_process_finds(
     assert sorted((row["page"], row["n"], row["cost"]) for row in rows) == [
         (f"p{rest}", len(range(rest, 1200, 7)), sum(range(rest, 1200, 7))) for rest in range(7)
     ]
-    assert not any(processes_of(world.private) for world in worlds.members)
+    assert not any(processes_in(world.private) for world in worlds.members)
 
 
 @pytest.mark.slow
@@ -109,7 +106,7 @@ def test_a_task_manager_that_is_lost_ends_the_job_without_an_output(
 def test_a_member_with_another_secret_starts_nothing(worlds: SetWorld[StreamWorld], flink: ImageInstallation) -> None:
     worlds.cluster(0).post(b"{}", turn=0)
     job = worlds.members[1].job({"query.sql": PAGES}, limits=LIMITS)
-    with closing([worlds.workload(job, name="flink-sql", index=1, installation=flink)]) as (member,):
+    with worlds.prepared([job], name="flink-sql", first=1, installation=flink) as (member,):
         found = worlds.start(member, index=1, secret=bytes(31) + b"1").result(timeout=30)
     assert found.outcome == "input_corrupt"
     assert not (worlds.members[1].private / "conf" / "config.yaml").exists()

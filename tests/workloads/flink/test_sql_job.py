@@ -17,7 +17,8 @@ import pytest
 from ppml_airflow.workloads.flink.sql import FlinkSql
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobResult, TableOutput
-from tests.support.flink_jobs import StreamWorld, processes_of, task_manager
+from tests.support.commands import processes_in
+from tests.support.flink_jobs import StreamWorld, task_manager
 
 CLICKS = {"at": "timestamp[us, tz=UTC]", "page": "string", "cost": "decimal128(8, 2)"}
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,7 +76,7 @@ def test_three_segments_that_arrive_together_are_counted_in_full(world: StreamWo
     assert sum(float(str(row["cost"])) for row in rows) == pytest.approx(0.25 * 3150)
     assert [part.name for part in result.outputs["report"]] == ["part-00000", "part-00001"]
     assert state, "checkpoints lie in the private directory"
-    assert not processes_of(world.private)
+    assert not processes_in(world.private)
 
 
 def test_a_count_that_goes_up_is_written_once_and_tables_are_read_as_streams(
@@ -135,7 +136,7 @@ def test_a_killed_task_manager_ends_the_job_with_a_word_and_no_output(
 def test_a_cancelled_job_leaves_no_process(world: StreamWorld, flink: ImageInstallation) -> None:
     world.seal("clicks", CLICKS, [[click(number, "p") for number in range(60_000)]])
     with prepared(world, SLOW, flink=flink) as workload:
-        assert processes_of(world.private)
+        assert processes_in(world.private)
         threading.Timer(6, workload.cancel).start()
         result = ended(workload, world)
         assert (result.outcome, result.outputs) == ("cancelled", {})
@@ -144,6 +145,6 @@ def test_a_cancelled_job_leaves_no_process(world: StreamWorld, flink: ImageInsta
 
 def _require_gone(folder: Path) -> None:
     until = time.monotonic() + 10
-    while processes_of(folder) and time.monotonic() < until:
+    while processes_in(folder) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not processes_of(folder)
+    assert not processes_in(folder)

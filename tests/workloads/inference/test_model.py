@@ -24,7 +24,7 @@ from ppml_airflow.workloads.inference.plan import InferencePlan
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import FilesInput, JobResult, TypedValue, Workload, WorkloadJob
 from tests.support.onnx_models import linear_model
-from tests.support.set_world import SetWorld, closing
+from tests.support.set_world import SetWorld
 from tests.support.spark_jobs import JobWorld
 
 CANARY = "canary-of-the-model-9b1c"
@@ -165,10 +165,8 @@ def serving(folder: Path, table: pa.Table, **changes: Any) -> Iterator[tuple[Set
     first = JobWorld(folder=folder / "0")
     first.seal("samples", table)
     worlds = SetWorld(first, members=3)
-    with closing([]) as workloads:
-        for index, member in enumerate(worlds.members):
-            job = inference_job(member, **changes)
-            workloads.append(worlds.workload(job, name="inference", index=index, installation=installed(member)))
+    jobs = [inference_job(member, **changes) for member in worlds.members]
+    with worlds.prepared(jobs, name="inference", installation=installed(first)) as workloads:
         yield worlds, workloads
 
 

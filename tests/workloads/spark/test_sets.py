@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from ppml_airflow.workloads.cluster import START
 from ppml_airflow.workloads.installation import ImageInstallation
 from ppml_airflow.workloads.job import JobResult, Workload, WorkloadJob
 from ppml_airflow.workloads.spark.sets import Driver
-from tests.support.set_world import SetWorld, closing
+from tests.support.commands import processes_in
+from tests.support.set_world import SetWorld
 from tests.support.small_images import wait_until
 from tests.support.spark_jobs import JobWorld
 
@@ -67,16 +68,12 @@ def make_job(world: JobWorld, code: Mapping[str, str]) -> WorkloadJob:
     return job
 
 
-@contextmanager
 def members_of(
     worlds: SetWorld[JobWorld], name: str, code: Mapping[str, str], *, installation: ImageInstallation
-) -> Iterator[list[Workload]]:
+) -> AbstractContextManager[list[Workload]]:
     """A workload for each member, prepared."""
-    with closing([]) as workloads:
-        for index, world in enumerate(worlds.members):
-            job = make_job(world, code)
-            workloads.append(worlds.workload(job, name=name, index=index, installation=installation))
-        yield workloads
+    jobs = [make_job(world, code) for world in worlds.members]
+    return worlds.prepared(jobs, name=name, installation=installation)
 
 
 def outcomes(worlds: SetWorld[JobWorld], workloads: list[Workload]) -> list[str]:
@@ -126,14 +123,14 @@ def test_an_executor_that_is_lost_is_replaced_and_no_row_is_counted_twice(
     code = {"main.py": SLOWLY, "helpers.py": HELPERS}
     with members_of(worlds, "spark-python", code, installation=installation) as workloads:
         leader, lost, other = (worlds.start(workload, index=index) for index, workload in enumerate(workloads))
-        wait_until(lambda: processes_in(worlds.members[1].private, b"pyspark.daemon"), timeout_s=100)
+        wait_until(lambda: processes_in(worlds.members[1].private, named=b"pyspark.daemon"), timeout_s=100)
         workloads[1].close()
         lost.result(timeout=30)
         worlds.members[1] = worlds.new_member(worlds.members[1], named="replacement")
         job = make_job(worlds.members[1], code)
-        workloads[1] = worlds.workload(job, name="spark-python", index=1, installation=installation)
-        replacement = worlds.start(workloads[1], index=1)
-        found = [result.result(timeout=150) for result in (leader, replacement, other)]
+        with worlds.prepared([job], name="spark-python", first=1, installation=installation) as (executor,):
+            replacement = worlds.start(executor, index=1)
+            found = [result.result(timeout=150) for result in (leader, replacement, other)]
         assert [result.outcome for result in found] == ["ok", "ok", "ok"], worlds.said()
     assert sum(int(str(row["visits"])) for row in rows_of(worlds, found[0])) == 500
 
@@ -161,7 +158,7 @@ def test_a_member_with_another_secret_starts_no_executor(
 ) -> None:
     worlds.cluster(0).post(b"{}", turn=0)
     job = make_job(worlds.members[1], {"query.sql": "SELECT 1 AS n"})
-    with closing([worlds.workload(job, name="spark-sql", index=1, installation=installation)]) as (executor,):
+    with worlds.prepared([job], name="spark-sql", first=1, installation=installation) as (executor,):
         found = worlds.start(executor, index=1, secret=bytes(31) + b"1").result(timeout=30)
         assert found.outcome == "input_corrupt"
         assert not (worlds.members[1].private / "conf" / "executor-options").exists()
@@ -190,7 +187,7 @@ def test_the_key_of_a_set_is_in_no_argument_and_no_environment(
     with members_of(worlds, "spark-python", code, installation=installation) as workloads:
         running = [worlds.start(workload, index=index) for index, workload in enumerate(workloads)]
         driver = driver_of(worlds)
-        wait_until(lambda: all(processes_in(world.private, b"CoarseGrained") for world in worlds.members[1:]))
+        wait_until(lambda: all(processes_in(world.private, named=b"CoarseGrained") for world in worlds.members[1:]))
         told = b"".join(told_by(pid) for world in worlds.members for pid in processes_in(world.private))
         assert [result.result(timeout=150).outcome for result in running] == ["ok", "ok", "ok"], worlds.said()
     key = base64.b64encode(driver.key)
@@ -198,16 +195,6 @@ def test_the_key_of_a_set_is_in_no_argument_and_no_environment(
     assert key not in told
     assert driver.key not in told
     assert key.decode() not in worlds.said()
-
-
-def processes_in(private: Path, named: bytes = b"") -> list[int]:
-    """Processes that work in a private directory, with such words in their command."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and (entry / "cwd").readlink() == private:
-                found += [int(entry.name)] if named in (entry / "cmdline").read_bytes() else []
-    return found
 
 
 def told_by(pid: int) -> bytes:
